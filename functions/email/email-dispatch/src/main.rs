@@ -1,0 +1,2 @@
+//! email-dispatch
+fn main() {}

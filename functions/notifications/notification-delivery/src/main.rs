@@ -1,0 +1,2 @@
+//! notification-delivery
+fn main() {}

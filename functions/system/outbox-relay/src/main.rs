@@ -1,0 +1,2 @@
+//! outbox-relay
+fn main() {}
