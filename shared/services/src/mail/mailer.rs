@@ -1,0 +1,595 @@
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use chrono::{Datelike, NaiveTime};
+use futures::StreamExt;
+use serde_json::Value;
+use tokio::sync::{Mutex, Semaphore};
+
+use super::breaker::{Breaker, FAULTS_IN_A_ROW, Permit, Report};
+use super::gate::{self, Audience, Circumstances, Gate};
+use super::ledger::{self, Moved, Status, Transition};
+use super::pacing::{self, Lane, Quota, Reservation, Slot};
+use super::ses::{self, Answer, Letter};
+use super::stream::{Category, Stream};
+use super::templates::{self, Layout, Site, Template};
+use super::unsubscribe::Claim;
+use super::{Settings, mailable};
+use crate::{Database, Error, Redacted, Timestamp, local_time};
+
+/// After this many attempts a mail has failed.
+const ATTEMPTS: i32 = 5;
+/// Rows of the gate's one query, and of one transition.
+const PAGE: usize = 500;
+/// How long the quota is believed without reading its row again.
+const QUOTA_MEMORY: Duration = Duration::from_secs(2);
+
+/// Sends what the ledger holds. One per function instance; keeps only what may be lost.
+#[derive(Debug)]
+pub struct Mailer {
+    ses: aws_sdk_sesv2::Client,
+    settings: Settings,
+    site: Site,
+    in_flight: Semaphore,
+    breaker: Mutex<Breaker>,
+    quota: Mutex<Option<(Instant, Quota)>>,
+}
+
+/// How to dispatch.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// "Now" for the rules about the mails; pace, leases and breaker go by the real clock.
+    pub at: Timestamp,
+    /// The wait after the n-th attempt of a mail, instead of the ledger's own, for callers who come back sooner.
+    pub retry_after: Option<fn(i32) -> Duration>,
+}
+
+/// A row after dispatching it.
+#[derive(Clone, Debug)]
+pub struct Dispatched {
+    /// The row.
+    pub id: String,
+    /// Its status.
+    pub status: Status,
+    /// Why, if not sent.
+    pub reason: Option<String>,
+    /// Calls to SES so far.
+    pub attempts: i32,
+    /// When a PENDING row is due.
+    pub next_attempt_at: Timestamp,
+    /// SES was called and is known not to have the mail, which is PENDING again.
+    pub faulted: bool,
+}
+
+/// A row that passed the gate, ready to leave.
+struct Ready {
+    id: String,
+    attempts: i32,
+    stream: Stream,
+    letter: Letter,
+}
+
+/// A row as the gate sees it.
+struct Mail {
+    id: String,
+    dedup_key: String,
+    user_id: Option<String>,
+    to: Redacted<String>,
+    stream: Stream,
+    category: Category,
+    template: String,
+    variables: Value,
+    campaign_id: Option<String>,
+    attempts: i32,
+    audience: Audience,
+    circumstances: Circumstances,
+}
+
+impl Mailer {
+    /// A mailer on this configuration.
+    pub fn new(sdk: &aws_config::SdkConfig, settings: Settings) -> Result<Self, Error> {
+        let mut site = Site::new(&settings.app_url, &settings.postal_address)
+            .map_err(|error| Error::permanent("APP_URL is no URL").caused_by(error))?;
+        site.support_url.clone_from(&settings.support_url);
+        Ok(Self {
+            ses: aws_sdk_sesv2::Client::new(sdk),
+            in_flight: Semaphore::new(settings.in_flight),
+            breaker: Mutex::new(Breaker::new(&settings.sender_domain)),
+            quota: Mutex::new(None),
+            site,
+            settings,
+        })
+    }
+
+    /// The domain that mail comes from; part of every row.
+    pub fn sender_domain(&self) -> &str {
+        &self.settings.sender_domain
+    }
+
+    /// Sends those of the rows that are PENDING and due: gate, pace, claim, one call each, and the result into the ledger. Rows
+    /// that are somebody else's by now are left out of the answer.
+    pub async fn dispatch(
+        &self,
+        database: &Database,
+        ids: &[String],
+        options: Options,
+    ) -> Result<Vec<Dispatched>, Error> {
+        let mut moved = Vec::with_capacity(ids.len());
+        for page in ids.chunks(PAGE) {
+            moved.extend(self.dispatch_page(database, page, options).await?);
+        }
+        let dispatched = |row: Moved| Dispatched {
+            id: row.id,
+            status: row.status,
+            reason: row.reason,
+            attempts: row.attempts,
+            next_attempt_at: row.next_attempt_at,
+            faulted: row.faulted,
+        };
+        Ok(moved.into_iter().map(dispatched).collect())
+    }
+
+    async fn dispatch_page(&self, database: &Database, ids: &[String], options: Options) -> Result<Vec<Moved>, Error> {
+        let quota = self.quota(database).await?;
+        let mails = load(database, ids, options.at, &quota).await?;
+        let (ready, refused) = self.pass_gate(mails, options.at);
+        let mut moved = ledger::transit(database.pool(), Status::Pending, &refused).await?;
+        let mut lanes: HashMap<Lane, Vec<Ready>> = HashMap::new();
+        for mail in ready {
+            lanes.entry(Lane::of(mail.stream)).or_default().push(mail);
+        }
+        for lane in [Lane::Account, Lane::Bulk] {
+            if let Some(mails) = lanes.remove(&lane) {
+                moved.extend(self.send_lane(database, lane, mails, &quota, options).await?);
+            }
+        }
+        Ok(moved)
+    }
+
+    /// The quota; one process a minute asks SES for it.
+    async fn quota(&self, database: &Database) -> Result<Quota, Error> {
+        let mut memory = self.quota.lock().await;
+        if let Some((at, quota)) = &*memory
+            && at.elapsed() < QUOTA_MEMORY
+        {
+            return Ok(quota.clone());
+        }
+        let mut quota = pacing::quota(database.pool()).await?;
+        if quota.stale && pacing::win_refresh(database.pool()).await? {
+            match ses::account(&self.ses).await {
+                Ok(account) => {
+                    pacing::store(database.pool(), &account).await?;
+                    quota = pacing::quota(database.pool()).await?;
+                }
+                // The old numbers stand for another minute.
+                Err(error) => tracing::warn!(error = error.chain(), "the SES quota could not be refreshed"),
+            }
+        }
+        *memory = Some((Instant::now(), quota.clone()));
+        Ok(quota)
+    }
+
+    fn pass_gate(&self, mails: Vec<Mail>, at: Timestamp) -> (Vec<Ready>, Vec<Transition>) {
+        let (mut ready, mut refused) = (Vec::with_capacity(mails.len()), Vec::new());
+        let mut accepted: HashMap<(String, Stream), i64> = HashMap::new();
+        for mut mail in mails {
+            let Some(template) = templates::find(&mail.template) else {
+                let reason = format!("template_error: unknown template `{}`", mail.template);
+                refused.push(Transition::to(&mail.id, Status::Failed, Some(&reason)));
+                continue;
+            };
+            let so_far = mail
+                .user_id
+                .clone()
+                .map(|user| accepted.entry((user, mail.stream)).or_default());
+            let in_page = so_far.as_deref().copied().unwrap_or(0);
+            mail.circumstances.marketing_sent += in_page;
+            mail.circumstances.notifications_sent += in_page;
+            match gate::ask(&mail.circumstances, template, &mail.audience, at) {
+                Gate::Open => match self.letter(&mail, template, at) {
+                    Ok(letter) => {
+                        if let Some(count) = so_far {
+                            *count += 1;
+                        }
+                        ready.push(Ready {
+                            id: mail.id,
+                            attempts: mail.attempts,
+                            stream: mail.stream,
+                            letter,
+                        });
+                    }
+                    Err(reason) => refused.push(Transition::to(&mail.id, Status::Failed, Some(&reason))),
+                },
+                Gate::Refused(status, reason) => refused.push(Transition::to(&mail.id, status, Some(reason))),
+                Gate::Held => refused.push(Transition::to(&mail.id, Status::Held, None)),
+                Gate::Postponed(until, reason) => refused.push(postponed(&mail.id, until, reason, false)),
+            }
+        }
+        (ready, refused)
+    }
+
+    fn letter(&self, mail: &Mail, template: &Template, at: Timestamp) -> Result<Letter, String> {
+        let to = mailable(mail.to.expose()).ok_or("invalid_address")?;
+        let unsubscribe = (mail.stream != Stream::Essential).then(|| {
+            let claim = Claim {
+                user_id: mail.user_id.clone(),
+                address_hash: Claim::hash(mail.to.expose()),
+                category: mail.category.as_str().to_owned(),
+                digest: (mail.stream == Stream::Digest).then(|| template.key.to_owned()),
+                campaign_id: mail.campaign_id.clone(),
+                email_id: mail.id.clone(),
+            };
+            format!(
+                "{}/api/email/unsubscribe/{}",
+                self.settings.app_url,
+                self.settings.signer.sign(&claim)
+            )
+        });
+        let layout = Layout {
+            site: &self.site,
+            time_zone: mail.circumstances.zone,
+            year: at.with_timezone(&mail.circumstances.zone).year(),
+            unsubscribe_url: unsubscribe.as_deref(),
+        };
+        let rendered =
+            templates::render(&mail.template, &mail.variables, &layout).map_err(|error| error.to_string())?;
+        let mut tags = vec![
+            ("email_id", mail.id.clone()),
+            ("dedupe", mail.dedup_key.clone()),
+            ("stream", mail.stream.as_str().to_owned()),
+            ("category", mail.category.as_str().to_owned()),
+            ("template", template.key.to_owned()),
+        ];
+        tags.extend(mail.campaign_id.clone().map(|id| ("campaign_id", id)));
+        let headers = unsubscribe.iter().flat_map(|url| {
+            [
+                ("List-Unsubscribe", Redacted::new(format!("<{url}>"))),
+                (
+                    "List-Unsubscribe-Post",
+                    Redacted::new("List-Unsubscribe=One-Click".to_owned()),
+                ),
+            ]
+        });
+        Ok(Letter {
+            from: self.settings.from.clone(),
+            reply_to: self.settings.reply_to.clone(),
+            to: to.into(),
+            subject: rendered.subject.into(),
+            text: rendered.text.into(),
+            html: rendered.html.into(),
+            headers: headers.collect(),
+            tags,
+            configuration_set: match mail.stream {
+                Stream::Essential | Stream::Notification => self.settings.transactional_set.clone(),
+                Stream::Digest | Stream::Marketing => self.settings.bulk_set.clone(),
+            },
+        })
+    }
+
+    /// Sends the mails of one lane in chunks of a quarter second. The next chunk reserves its slot while the last one's answers
+    /// are still coming, so that latency costs no rate.
+    async fn send_lane(
+        &self,
+        database: &Database,
+        lane: Lane,
+        mails: Vec<Ready>,
+        quota: &Quota,
+        options: Options,
+    ) -> Result<Vec<Moved>, Error> {
+        let exhausted = if lane == Lane::Bulk {
+            quota.bulk_exhausted
+        } else {
+            quota.exhausted
+        };
+        if exhausted || !quota.sending_enabled {
+            let until = options.at + chrono::Duration::minutes(15);
+            let reason = if exhausted { "daily_quota" } else { "sending_disabled" };
+            return self.postpone(database, &mails, until, reason).await;
+        }
+        let size = match self.breaker.lock().await.permit(database.pool()).await? {
+            Permit::Open(until) => return self.postpone(database, &mails, until, "circuit_open").await,
+            Permit::Probe => return self.probe(database, lane, mails, quota, options).await,
+            Permit::Closed => quota.chunk(lane),
+        };
+        let mut chunks = Vec::new();
+        let mut mails = mails.into_iter().peekable();
+        while mails.peek().is_some() {
+            chunks.push(mails.by_ref().take(size).collect::<Vec<_>>());
+        }
+        let sending = futures::stream::iter(chunks)
+            .map(|chunk| self.send_chunk(database, lane, chunk, quota, options, false))
+            .buffered(2);
+        let results: Vec<_> = sending.collect().await;
+        results.into_iter().try_fold(Vec::new(), |mut all, result| {
+            all.extend(result?);
+            Ok(all)
+        })
+    }
+
+    /// One mail at a time while the breaker is half open; back to normal once it has closed.
+    async fn probe(
+        &self,
+        database: &Database,
+        lane: Lane,
+        mails: Vec<Ready>,
+        quota: &Quota,
+        options: Options,
+    ) -> Result<Vec<Moved>, Error> {
+        let mut moved = Vec::new();
+        let mut mails = mails.into_iter();
+        while let Some(mail) = mails.next() {
+            moved.extend(
+                self.send_chunk(database, lane, vec![mail], quota, options, true)
+                    .await?,
+            );
+            match self.breaker.lock().await.permit(database.pool()).await? {
+                Permit::Probe => {}
+                Permit::Open(until) => {
+                    moved.extend(
+                        self.postpone(database, &mails.collect::<Vec<_>>(), until, "circuit_open")
+                            .await?,
+                    );
+                    break;
+                }
+                Permit::Closed => {
+                    moved.extend(Box::pin(self.send_lane(database, lane, mails.collect(), quota, options)).await?);
+                    break;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    async fn send_chunk(
+        &self,
+        database: &Database,
+        lane: Lane,
+        chunk: Vec<Ready>,
+        quota: &Quota,
+        options: Options,
+        probing: bool,
+    ) -> Result<Vec<Moved>, Error> {
+        let slot = match self.reserve(database, lane, quota, chunk.len()).await? {
+            Reservation::Granted(slot) => slot,
+            Reservation::Full(until) => return self.postpone(database, &chunk, until, "rate_limited").await,
+        };
+        tokio::time::sleep(slot.wait).await;
+        if !probing && let Permit::Open(until) = self.breaker.lock().await.permit(database.pool()).await? {
+            return self.postpone(database, &chunk, until, "circuit_open").await;
+        }
+        let ids: Vec<_> = chunk.iter().map(|mail| mail.id.clone()).collect();
+        let due = options.at.max(chrono::Utc::now());
+        let claimed = ledger::claim(database.pool(), &ids, due).await?;
+        let mails: Vec<_> = chunk
+            .into_iter()
+            .filter_map(|mail| claimed.get(&mail.id).map(|&attempts| Ready { attempts, ..mail }))
+            .collect();
+        let (answers, report) = self.call_all(&mails, slot).await;
+        let transitions = self.judge(database, lane, &mails, answers, options).await?;
+        let moved = ledger::transit(database.pool(), Status::Sending, &transitions).await?;
+        self.breaker.lock().await.report(database.pool(), report).await?;
+        Ok(moved)
+    }
+
+    /// A bulk chunk takes its place in the bulk lane, and in the account's when its time has come.
+    async fn reserve(
+        &self,
+        database: &Database,
+        lane: Lane,
+        quota: &Quota,
+        mails: usize,
+    ) -> Result<Reservation, Error> {
+        let reservation = pacing::reserve(database.pool(), lane, quota.rate(lane), mails).await?;
+        match (lane, reservation) {
+            (Lane::Bulk, Reservation::Granted(slot)) => {
+                tokio::time::sleep(slot.wait).await;
+                match pacing::reserve(database.pool(), Lane::Account, quota.rate(Lane::Account), mails).await? {
+                    Reservation::Granted(account) => Ok(Reservation::Granted(Slot {
+                        wait: account.wait,
+                        rate: slot.rate,
+                    })),
+                    full @ Reservation::Full(_) => Ok(full),
+                }
+            }
+            (_, reservation) => Ok(reservation),
+        }
+    }
+
+    /// Calls SES for each claimed mail, the k-th no sooner than `k / rate` after the first. Stops calling when the provider faults
+    /// in a row; `None` stands for a call that was not made.
+    async fn call_all(&self, mails: &[Ready], slot: Slot) -> (Vec<Option<Answer>>, Report) {
+        let start = tokio::time::Instant::now();
+        let report = std::sync::Mutex::new(Report::default());
+        let tally = |answer: &Answer| {
+            let mut report = report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if answer.is_fault() {
+                report.fault()
+            } else {
+                report.success()
+            }
+        };
+        let broken = || {
+            report
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .in_a_row
+                >= FAULTS_IN_A_ROW
+        };
+        let calls = mails.iter().enumerate().map(|(k, mail)| {
+            let (tally, broken) = (&tally, &broken);
+            async move {
+                tokio::time::sleep_until(start + Duration::from_secs_f64(k as f64 / slot.rate)).await;
+                let _permit = self.in_flight.acquire().await;
+                if broken() {
+                    return None;
+                }
+                let answer = ses::send(&self.ses, &mail.letter).await;
+                tally(&answer);
+                Some(answer)
+            }
+        });
+        let answers = futures::stream::iter(calls)
+            .buffered(self.settings.in_flight)
+            .collect()
+            .await;
+        let report = *report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (answers, report)
+    }
+
+    /// What each answer makes of its row (spec: comms, C1).
+    async fn judge(
+        &self,
+        database: &Database,
+        lane: Lane,
+        mails: &[Ready],
+        answers: Vec<Option<Answer>>,
+        options: Options,
+    ) -> Result<Vec<Transition>, Error> {
+        let too_fast = answers.iter().any(|answer| matches!(answer, Some(Answer::TooFast)));
+        let lane_free = if too_fast {
+            pacing::slow_down(database.pool(), lane).await?
+        } else {
+            options.at
+        };
+        let refusal = answers.iter().find_map(|answer| match answer {
+            Some(Answer::AccountRefused(reason)) => Some(reason.clone()),
+            _ => None,
+        });
+        let reopens = match &refusal {
+            Some(reason) => self.breaker.lock().await.force_open(database.pool(), reason).await?,
+            None => options.at,
+        };
+        if too_fast {
+            *self.quota.lock().await = None;
+        }
+        let judge = |(mail, answer): (&Ready, Option<Answer>)| match answer {
+            Some(Answer::Accepted(ses_message_id)) => Transition {
+                ses_message_id: Some(ses_message_id),
+                subject: Some(mail.letter.subject.expose().clone()),
+                ..Transition::to(&mail.id, Status::Sent, None)
+            },
+            Some(Answer::NotAccepted(reason)) if mail.attempts >= ATTEMPTS => {
+                Transition::to(&mail.id, Status::Failed, Some(&reason))
+            }
+            Some(Answer::NotAccepted(reason)) => {
+                let wait = options
+                    .retry_after
+                    .map_or_else(|| backoff(mail.attempts), |after| after(mail.attempts));
+                Transition {
+                    faulted: true,
+                    next_attempt_at: Some(options.at + wait),
+                    ..Transition::to(&mail.id, Status::Pending, Some(&reason))
+                }
+            }
+            Some(Answer::TooFast) => postponed(&mail.id, lane_free, "throttled", true),
+            Some(Answer::QuotaUsedUp) => postponed(
+                &mail.id,
+                options.at + chrono::Duration::minutes(15),
+                "daily_quota",
+                true,
+            ),
+            Some(Answer::AccountRefused(reason)) => postponed(&mail.id, reopens, &reason, true),
+            Some(Answer::Rejected(reason)) => Transition::to(&mail.id, Status::Failed, Some(&reason)),
+            Some(Answer::InDoubt(reason)) => Transition::to(&mail.id, Status::Uncertain, Some(&reason)),
+            // Due at once; whoever takes it asks the breaker first.
+            None => postponed(&mail.id, options.at, "circuit_open", true),
+        };
+        Ok(mails.iter().zip(answers).map(judge).collect())
+    }
+
+    async fn postpone(
+        &self,
+        database: &Database,
+        mails: &[Ready],
+        until: Timestamp,
+        reason: &str,
+    ) -> Result<Vec<Moved>, Error> {
+        let transitions: Vec<_> = mails
+            .iter()
+            .map(|mail| postponed(&mail.id, until, reason, false))
+            .collect();
+        ledger::transit(database.pool(), Status::Pending, &transitions).await
+    }
+}
+
+fn postponed(id: &str, until: Timestamp, reason: &str, refund: bool) -> Transition {
+    Transition {
+        next_attempt_at: Some(until),
+        refund,
+        ..Transition::to(id, Status::Pending, Some(reason))
+    }
+}
+
+/// 60 s, doubled up to an hour, ± 10 % (spec: comms, C1).
+fn backoff(attempts: i32) -> Duration {
+    let doublings = attempts.clamp(1, 7).unsigned_abs() - 1;
+    let plain = Duration::from_secs((60 << doublings).min(3600));
+    plain.mul_f64(rand::random_range(0.9..=1.1))
+}
+
+/// The gate's one query: mails, recipients, preferences, suppressions, counters.
+async fn load(database: &Database, ids: &[String], at: Timestamp, quota: &Quota) -> Result<Vec<Mail>, Error> {
+    let rows = sqlx::query!(
+        r#"SELECT m.id, m.dedup_key, m.user_id, m.to_email, m.stream, m.category, m.template, coalesce(m.variables, '{}') AS "variables!", m.priority,
+                  m.campaign_id, m.attempts, m.expires_at,
+                  r.user_id IS NOT NULL AS "known!", coalesce(r.active, false) AS "active!", coalesce(r.verified, false) AS "verified!",
+                  coalesce(r.unsubscribed, false) AS "unsubscribed!", coalesce(m.category = ANY(r.categories_off), false) AS "category_off!",
+                  coalesce(r.email_frequency, 'IMMEDIATE') AS "email_frequency!", coalesce(r.time_zone, 'UTC') AS "time_zone!",
+                  r.quiet_hours_start AS "quiet_hours_start?: NaiveTime", r.quiet_hours_end AS "quiet_hours_end?: NaiveTime",
+                  coalesce(NOT c.enabled, false) AS "channel_off!", s.reason AS "suppression?", s.scope AS "scope?",
+                  CASE WHEN m.stream = 'MARKETING' THEN (SELECT count(*) FROM email_messages x WHERE x.user_id = m.user_id
+                       AND x.stream = 'MARKETING' AND x.sent_at > $2 - interval '24 hours') ELSE 0 END AS "marketing_sent!",
+                  CASE WHEN m.stream = 'NOTIFICATION' THEN (SELECT count(*) FROM email_messages x WHERE x.user_id = m.user_id
+                       AND x.stream = 'NOTIFICATION' AND x.sent_at > $2 - interval '1 hour') ELSE 0 END AS "notifications_sent!"
+           FROM email_messages m
+           LEFT JOIN mail_recipients r ON r.user_id = m.user_id
+           LEFT JOIN email_suppressions s ON s.email = m.to_email AND (s.expires_at IS NULL OR s.expires_at > $2)
+           LEFT JOIN notifications n ON n.id = m.notification_id
+           LEFT JOIN notification_channel_preferences c ON c.user_id = m.user_id AND c.notification_type = n.type AND c.channel = 'EMAIL'
+           WHERE m.id = ANY($1) AND m.status = 'PENDING' AND m.next_attempt_at <= greatest($2, clock_timestamp())"#,
+        ids,
+        at,
+    )
+    .fetch_all(database.pool())
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let unknown = |error: super::UnknownName| {
+                Error::permanent(format!("mail {} is not what the ledger allows", row.id)).caused_by(error)
+            };
+            let stream: Stream = row.stream.parse().map_err(unknown)?;
+            Ok(Mail {
+                dedup_key: row.dedup_key,
+                user_id: row.user_id,
+                to: row.to_email.into(),
+                stream,
+                category: row.category.parse().map_err(unknown)?,
+                template: row.template,
+                variables: row.variables,
+                campaign_id: row.campaign_id,
+                attempts: row.attempts,
+                audience: Audience {
+                    known: row.known,
+                    active: row.active,
+                    verified: row.verified,
+                    unsubscribed: row.unsubscribed,
+                    category_off: row.category_off,
+                    channel_off: row.channel_off,
+                    suppression: row.suppression.zip(row.scope),
+                },
+                circumstances: Circumstances {
+                    stream,
+                    urgent: row.priority == "URGENT",
+                    expires_at: row.expires_at,
+                    marketing_paused: quota.marketing_paused,
+                    email_frequency: row.email_frequency,
+                    zone: local_time::zone(&row.time_zone),
+                    quiet_hours: row.quiet_hours_start.zip(row.quiet_hours_end),
+                    marketing_sent: row.marketing_sent,
+                    notifications_sent: row.notifications_sent,
+                },
+                id: row.id,
+            })
+        })
+        .collect()
+}
