@@ -1,0 +1,79 @@
+import { type App, ArnFormat, Stack, type StackProps } from 'aws-cdk-lib';
+import * as cloudwatch from 'aws-cdk-lib/aws-cloudwatch';
+import { Topic } from 'aws-cdk-lib/aws-sns';
+import { EmailSubscription } from 'aws-cdk-lib/aws-sns-subscriptions';
+import { byDomain, type Catalog, type JobDeclaration } from './catalog.ts';
+import {
+  ALARMS,
+  alarmName,
+  deadLetters,
+  duration,
+  errors,
+  invocations,
+  oldestMessage,
+  throttles,
+  waiting,
+} from './metrics.ts';
+import type { Settings } from './settings.ts';
+
+/** The topic that every alarm goes to, and one dashboard of all jobs. */
+export class Observe extends Stack {
+  readonly alarmTopic: Topic;
+
+  constructor(scope: App, catalog: Catalog, settings: Settings, props: StackProps) {
+    super(scope, 'Observe', props);
+    this.alarmTopic = new Topic(this, 'Alarms', { topicName: `${settings.prefix}alarms`, enforceSSL: true });
+    if (settings.alarmEmail) this.alarmTopic.addSubscription(new EmailSubscription(settings.alarmEmail));
+
+    const dashboard = new cloudwatch.Dashboard(this, 'Dashboard', { dashboardName: `${settings.prefix}jobs` });
+    for (const [domain, jobs] of byDomain(catalog)) {
+      dashboard.addWidgets(new cloudwatch.TextWidget({ markdown: `# ${domain}`, width: 24, height: 1 }));
+      dashboard.addWidgets(this.alarmsOf(jobs, settings.prefix));
+      for (const job of jobs) dashboard.addWidgets(...graphs(job, settings.prefix + job.name));
+    }
+  }
+
+  /** By name, not by reference: the alarms' own stacks come after this one. */
+  private alarmsOf(jobs: JobDeclaration[], prefix: string): cloudwatch.AlarmStatusWidget {
+    const names = jobs.flatMap((job) => ALARMS.map((kind) => alarmName(prefix + job.name, kind)));
+    return new cloudwatch.AlarmStatusWidget({
+      width: 24,
+      alarms: names.map((name) =>
+        cloudwatch.Alarm.fromAlarmArn(
+          this,
+          name,
+          this.formatArn({
+            service: 'cloudwatch',
+            resource: 'alarm',
+            resourceName: name,
+            arnFormat: ArnFormat.COLON_RESOURCE_NAME,
+          }),
+        ),
+      ),
+    });
+  }
+}
+
+function graphs(job: JobDeclaration, name: string): cloudwatch.IWidget[] {
+  const label = (metric: cloudwatch.Metric, text: string) => metric.with({ label: text });
+  return [
+    new cloudwatch.GraphWidget({
+      title: `${job.name}: queue`,
+      width: 8,
+      left: [label(waiting(name), 'waiting'), label(deadLetters(name), 'dead letters')],
+      right: [label(oldestMessage(name), 'oldest, s')],
+      rightAnnotations: [{ value: job.alarms.oldestMessageSeconds, label: 'objective' }],
+    }),
+    new cloudwatch.GraphWidget({
+      title: `${job.name}: function`,
+      width: 8,
+      left: [label(invocations(name), 'batches'), label(errors(name), 'errors'), label(throttles(name), 'throttles')],
+    }),
+    new cloudwatch.GraphWidget({
+      title: `${job.name}: duration`,
+      width: 8,
+      left: [label(duration(name), 'p95, ms')],
+      leftAnnotations: [{ value: job.timeoutSeconds * 1000, label: 'timeout' }],
+    }),
+  ];
+}

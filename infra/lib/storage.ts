@@ -1,0 +1,57 @@
+import { Aws, Duration } from 'aws-cdk-lib';
+import * as iam from 'aws-cdk-lib/aws-iam';
+import * as s3 from 'aws-cdk-lib/aws-s3';
+import { Construct } from 'constructs';
+import { acceptWildcard, type Capability } from './capability.ts';
+import { removal, type Settings } from './settings.ts';
+
+/** The bucket of assets. */
+export class Storage extends Construct implements Capability {
+  readonly bucketName: string;
+  readonly environment: Record<string, string>;
+
+  constructor(
+    scope: Construct,
+    id: string,
+    private readonly settings: Settings,
+  ) {
+    super(scope, id);
+    // Bucket names are global: account and region make it ours.
+    this.bucketName = `${settings.prefix}assets-${Aws.ACCOUNT_ID}-${Aws.REGION}`;
+    this.environment = { ASSETS_BUCKET: this.bucketName };
+
+    const defaults = {
+      encryption: s3.BucketEncryption.S3_MANAGED,
+      blockPublicAccess: s3.BlockPublicAccess.BLOCK_ALL,
+      enforceSSL: true,
+      removalPolicy: removal(settings),
+    };
+    const accessLogs = () =>
+      new s3.Bucket(this, 'AccessLogs', { ...defaults, lifecycleRules: [{ expiration: Duration.days(90) }] });
+    new s3.Bucket(this, 'Assets', {
+      ...defaults,
+      bucketName: this.bucketName,
+      versioned: true,
+      lifecycleRules: [
+        { abortIncompleteMultipartUploadAfter: Duration.days(7), noncurrentVersionExpiration: Duration.days(30) },
+      ],
+      ...(!settings.local && { serverAccessLogsBucket: accessLogs() }),
+    });
+  }
+
+  grant(role: iam.Role): void {
+    const bucket = `arn:${Aws.PARTITION}:s3:::${this.bucketName}`;
+    role.addToPolicy(new iam.PolicyStatement({ actions: ['s3:ListBucket'], resources: [bucket] }));
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        actions: ['s3:GetObject', 's3:PutObject', 's3:DeleteObject', 's3:AbortMultipartUpload'],
+        resources: [`${bucket}/*`],
+      }),
+    );
+    acceptWildcard(
+      role,
+      `arn:<AWS::Partition>:s3:::${this.settings.prefix}assets-<AWS::AccountId>-<AWS::Region>/*`,
+      'A job may touch every asset: which one it is to touch comes with the message',
+    );
+  }
+}

@@ -1,0 +1,263 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { pathToFileURL } from 'node:url';
+import { Stack } from 'aws-cdk-lib';
+import { Bucket } from 'aws-cdk-lib/aws-s3';
+import { Match } from 'aws-cdk-lib/assertions';
+import { audit } from '../lib/audit.ts';
+import { type Catalog, readCatalog } from '../lib/catalog.ts';
+import { deployment } from './deployments.ts';
+import { EXAMPLE } from './example.ts';
+import { one, templateOf, text } from './template.ts';
+
+const catalog = readCatalog();
+const unvalidated = { builtinCloudFormationValidation: false };
+const aws = deployment('aws', unvalidated);
+const local = deployment('local', unvalidated);
+
+test('cdk-nag and the validation of CDK find nothing in the catalog', () => {
+  audit(deployment('aws')).synth();
+});
+
+test('cdk-nag finds nothing where every capability is used', () => {
+  audit(deployment('aws', { catalog: EXAMPLE, ...unvalidated })).synth();
+});
+
+test('cdk-nag stops a careless resource', () => {
+  const app = audit(deployment('aws', { catalog: EXAMPLE, ...unvalidated }));
+  new Bucket(app.node.findChild('assets'), 'Careless');
+  assert.throws(() => app.synth(), /Validation failed/);
+});
+
+test('the template of a domain is the one that was reviewed', () => {
+  const app = deployment('aws', { catalog: EXAMPLE, ...unvalidated });
+  const template = JSON.stringify(templateOf(app, 'assets').toJSON(), undefined, 2);
+  snapshot('assets.template.json', template.replaceAll(/[0-9a-f]{64}\.zip/g, '<hash>.zip'));
+});
+
+test('there is a stack for each domain, and none is near the limit of resources', () => {
+  const stacks = aws.node.children.filter(Stack.isStack);
+  assert.deepEqual(
+    new Set(stacks.map(({ stackName }) => stackName)),
+    new Set(['yg-data', 'yg-observe', ...catalog.jobs.map(({ domain }) => `yg-${domain}`)]),
+  );
+  for (const { node } of stacks) {
+    assert.ok(Object.keys(templateOf(aws, node.id).toJSON()['Resources']).length < 400, node.id);
+  }
+});
+
+test('both targets have the same resources for every job', () => {
+  for (const domain of new Set(catalog.jobs.map((job) => job.domain))) {
+    const types = (app: typeof aws) =>
+      Object.entries(templateOf(app, domain).toJSON()['Resources']).map(([id, { Type }]: any) => `${id} ${Type}`);
+    assert.deepEqual(types(local), types(aws));
+  }
+});
+
+test('the database is encrypted, protected and reached by IAM and TLS only', () => {
+  const data = templateOf(aws, 'Data');
+  const [, cluster] = one(data, 'AWS::RDS::DBCluster');
+  assert.equal(cluster.DeletionPolicy, 'Snapshot');
+  const { Properties } = cluster;
+  assert.equal(Properties['StorageEncrypted'], true);
+  assert.equal(Properties['DeletionProtection'], true);
+  assert.equal(Properties['EnableIAMDatabaseAuthentication'], true);
+  assert.equal(Properties['ManageMasterUserPassword'], true);
+  data.hasResourceProperties('AWS::RDS::DBProxy', {
+    RequireTLS: true,
+    DefaultAuthScheme: 'IAM_AUTH',
+    Auth: Match.absent(),
+  });
+  data.allResourcesProperties('AWS::RDS::DBInstance', { DBInstanceClass: 'db.serverless', PubliclyAccessible: false });
+});
+
+test('functions sign in to the proxy as one role, without a password', () => {
+  const [, { Properties: fn }] = one(templateOf(aws, 'system'), 'AWS::Lambda::Function');
+  const { DATABASE_URL, DATABASE_AUTH } = fn['Environment'].Variables;
+  assert.match(
+    text(DATABASE_URL),
+    /^postgres:\/\/jobs@<yg-data:.*Proxy.*Endpoint.*>:5432\/yesgoddess\?sslmode=verify-full$/,
+  );
+  assert.equal(DATABASE_AUTH, 'iam');
+});
+
+test('the network has no way to the internet, and one to each service that jobs call', () => {
+  const data = templateOf(aws, 'Data');
+  data.resourceCountIs('AWS::EC2::NatGateway', 0);
+  data.resourceCountIs('AWS::EC2::InternetGateway', 0);
+  const endpoints = Object.values(data.findResources('AWS::EC2::VPCEndpoint'));
+  const services = endpoints.map(({ Properties }) =>
+    text(Properties.ServiceName).replace('com.amazonaws.<AWS::Region>.', ''),
+  );
+  assert.deepEqual(services.sort(), ['email', 's3', 'sqs']);
+});
+
+test('the functions reach the endpoints and the proxy, the proxy reaches the database, and nobody else anything', () => {
+  const data = templateOf(aws, 'Data');
+  for (const group of Object.values(data.findResources('AWS::EC2::SecurityGroup'))) {
+    assert.equal('SecurityGroupIngress' in group['Properties'], false);
+  }
+  const rules = Object.values(data.findResources('AWS::EC2::SecurityGroupIngress')).map(({ Properties: rule }) => {
+    const name = (group: unknown) =>
+      text(group)
+        .replace(/^<Database(Vpc|Proxy)?/, '')
+        .replace(/(SecurityGroup)?[0-9A-F]{8}\.GroupId>$/, '');
+    return `${name(rule['SourceSecurityGroupId'])} > ${name(rule['GroupId'])}`;
+  });
+  assert.deepEqual(rules.sort(), ['Functions > Proxy', 'Functions > Ses', 'Functions > Sqs', 'Proxy > Cluster']);
+});
+
+test('the buckets are private, encrypted, refuse plain HTTP and outlive the stack', () => {
+  const data = templateOf(aws, 'Data');
+  const buckets = data.findResources('AWS::S3::Bucket');
+  assert.equal(Object.keys(buckets).length, 2);
+  for (const [id, bucket] of Object.entries(buckets)) {
+    assert.equal(bucket['DeletionPolicy'], 'RetainExceptOnCreate');
+    assert.equal(Object.values(bucket['Properties'].PublicAccessBlockConfiguration).every(Boolean), true);
+    assert.ok(bucket['Properties'].BucketEncryption);
+    data.hasResourceProperties('AWS::S3::BucketPolicy', {
+      Bucket: { Ref: id },
+      PolicyDocument: {
+        Statement: Match.arrayWith([
+          Match.objectLike({ Effect: 'Deny', Condition: { Bool: { 'aws:SecureTransport': 'false' } } }),
+        ]),
+      },
+    });
+  }
+});
+
+test('mail is signed by the domain of its sender and leaves by two lanes', () => {
+  for (const [app, domain] of [
+    [aws, 'mail.example.com'],
+    [local, 'yesgoddess.test'],
+  ] as const) {
+    const data = templateOf(app, 'Data');
+    data.hasResourceProperties('AWS::SES::EmailIdentity', {
+      EmailIdentity: domain,
+      MailFromAttributes: { MailFromDomain: `bounce.${domain}` },
+    });
+    const sets = Object.values(data.findResources('AWS::SES::ConfigurationSet')).map(({ Properties }) => Properties);
+    assert.deepEqual(sets.map(({ Name }) => Name).sort(), ['yg-bulk', 'yg-transactional']);
+    for (const set of sets) assert.deepEqual(set.DeliveryOptions, { TlsPolicy: 'REQUIRE' });
+  }
+});
+
+test('the unsubscribe key stands in no template', () => {
+  const [, { Properties: fn }] = one(templateOf(aws, 'notifications'), 'AWS::Lambda::Function');
+  assert.match(
+    text(fn['Environment'].Variables.UNSUBSCRIBE_KEY),
+    /^{{resolve:secretsmanager:<yg-data:.*>:SecretString:::}}$/,
+  );
+});
+
+test('the local engine gets a bucket and mail, and no network, database or secret', () => {
+  const types = new Set(Object.values(templateOf(local, 'Data').toJSON()['Resources']).map(({ Type }: any) => Type));
+  assert.deepEqual([...types].sort(), [
+    'AWS::S3::Bucket',
+    'AWS::S3::BucketPolicy',
+    'AWS::SES::ConfigurationSet',
+    'AWS::SES::EmailIdentity',
+  ]);
+  const [, { Properties: fn }] = one(templateOf(local, 'notifications'), 'AWS::Lambda::Function');
+  const variables = fn['Environment'].Variables;
+  assert.equal(variables.DATABASE_URL, 'postgres://jobs@127.0.0.1:5432/jobs');
+  assert.equal('DATABASE_AUTH' in variables, false);
+  assert.equal(text(variables.QUEUE_URL_PREFIX), 'http://127.0.0.1:4566/<AWS::AccountId>/yg-');
+});
+
+test('the dashboard shows every job and each of its alarms', () => {
+  const observe = templateOf(aws, 'Observe');
+  const [, { Properties }] = one(observe, 'AWS::CloudWatch::Dashboard');
+  const body = text(Properties['DashboardBody']);
+  for (const { name } of catalog.jobs) {
+    assert.ok(body.includes(`"FunctionName","yg-${name}"`), name);
+    assert.ok(body.includes(`"QueueName","yg-${name}-dlq"`), name);
+    for (const alarm of ['oldest-message', 'dead-letters', 'errors', 'throttles']) {
+      assert.ok(body.includes(`:alarm:yg-${name}-${alarm}"`), alarm);
+    }
+  }
+});
+
+test('alarms reach a mailbox when one is given', () => {
+  templateOf(aws, 'Observe').hasResourceProperties('AWS::SNS::Subscription', {
+    Protocol: 'email',
+    Endpoint: 'operators@example.com',
+  });
+  templateOf(local, 'Observe').resourceCountIs('AWS::SNS::Subscription', 0);
+});
+
+test('two deployments share no name', () => {
+  const other = deployment('aws', { ...unvalidated, context: { queuePrefix: 'staging-' } });
+  const names = (app: typeof aws) =>
+    app.node.children.filter(Stack.isStack).flatMap((stack) => [
+      stack.stackName,
+      ...Object.values(templateOf(app, stack.node.id).toJSON()['Resources']).flatMap(({ Properties = {} }: any) =>
+        [
+          'QueueName',
+          'FunctionName',
+          'LogGroupName',
+          'AlarmName',
+          'DashboardName',
+          'TopicName',
+          'BucketName',
+          'DBProxyName',
+          'Name',
+        ]
+          .map((key) => Properties[key])
+          .filter((name) => name !== undefined && !name.Ref)
+          .map(text),
+      ),
+    ]);
+  const ours = new Set(names(aws));
+  assert.deepEqual(
+    names(other).filter((name) => ours.has(name)),
+    [],
+  );
+});
+
+test('what is missing is named at once', () => {
+  const context = { appUrl: undefined, emailFromAddress: undefined, emailPostalAddress: undefined };
+  assert.throws(
+    () => deployment('aws', { context }),
+    /missing context: -c appUrl=… -c emailFromAddress=… -c emailPostalAddress=…/,
+  );
+  assert.throws(
+    () => deployment('local', { context: { databaseUrl: undefined } }),
+    /missing context: -c databaseUrl=…/,
+  );
+});
+
+test('code that is not built is named with the command that builds it', () => {
+  assert.throws(
+    () => deployment('aws', { context: { assets: '/nowhere' } }),
+    /no bootstrap\.zip in \/nowhere for notification-delivery, .*\nbuild it: cargo lambda build --release --arm64 --output-format zip/,
+  );
+  assert.throws(() => deployment('aws', { context: { assets: '/nowhere', architecture: 'x86_64' } }), /--x86-64/);
+});
+
+test('a wrong target, architecture or prefix is refused', () => {
+  assert.throws(() => deployment('aws', { context: { target: 'azure' } }), /neither aws nor local/);
+  assert.throws(() => deployment('aws', { context: { architecture: 'riscv' } }), /neither arm64 nor x86_64/);
+  assert.throws(() => deployment('aws', { context: { queuePrefix: '' } }), /queuePrefix/);
+});
+
+test('a capability that no stack provides is refused', () => {
+  const [job] = EXAMPLE.jobs;
+  const unknown = { version: 1, jobs: [{ ...job, uses: ['telepathy'] }] } as Catalog;
+  assert.throws(() => deployment('aws', { catalog: unknown }), /thumbnail-drawing uses telepathy/);
+});
+
+test('a newer catalog is refused', () => {
+  const file = join(mkdtempSync(join(tmpdir(), 'catalog-')), 'catalog.json');
+  writeFileSync(file, '{"version":2,"jobs":[]}');
+  assert.throws(() => readCatalog(pathToFileURL(file)), /catalog version 2 is not 1/);
+});
+
+function snapshot(name: string, actual: string): void {
+  const file = new URL(`snapshots/${name}`, import.meta.url);
+  if (process.env['UPDATE_SNAPSHOTS']) writeFileSync(file, `${actual}\n`);
+  assert.equal(`${actual}\n`, readFileSync(file, 'utf8'), 'npm run test:update accepts the change');
+}
