@@ -1,0 +1,43 @@
+//! Benchmarks: the release binaries driven through the Lambda Runtime API, without an emulator in between, beside a limit that is
+//! measured in the same run. Nothing here asserts a time; ratios are printed for people to judge.
+
+mod cold_start;
+mod contender;
+mod limit;
+mod measure;
+mod notify;
+mod runtime;
+mod workshop;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// Measures the release build; see CONTRIBUTING.md for what the figures mean.
+#[derive(clap::Args)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// 5,000 notifications, SES answering after 20 ms.
+    Notify,
+    /// Messages that do nothing, through the whole runtime, ledger included.
+    Runtime,
+    /// Process start to the first request for work, and memory, beside a function that has nothing but lambda_runtime.
+    ColdStart,
+    /// One workload for a harness that compares job systems: `enqueue` fills the queue, `work` empties it.
+    Contender { step: contender::Step, workload: String },
+}
+
+impl Bench {
+    pub(crate) async fn run(self) -> Result<()> {
+        match self.what {
+            What::Notify => notify::run().await,
+            What::Runtime => runtime::run().await,
+            What::ColdStart => cold_start::run().await,
+            What::Contender { step, workload } => contender::run(step, &workload).await,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::measure::{cpu_seconds, mib, reset_statements, statements};
+use super::workshop::{Feed, Line, Workshop, build};
+use crate::environment::Workspace;
+use crate::table;
+
+const MESSAGES: usize = 20_000;
+
+pub(crate) async fn run() -> Result<()> {
+    let workspace = Workspace::current();
+    build(&workspace, &["black-box"]).await?;
+    let workshop = Workshop::open(&workspace)?;
+    let headings = [
+        "batch",
+        "messages/s",
+        "median of",
+        "CPU µs a message",
+        "statements a message",
+        "RSS MiB",
+    ];
+    let mut rows = Vec::new();
+    for batch in [10, 100] {
+        rows.push(measure(&workspace, &workshop, batch).await?);
+    }
+    println!(
+        "{MESSAGES} messages that do nothing, through one function, ledger on\n\n{}",
+        table::render(headings, &rows)
+    );
+    workshop.close()
+}
+
+async fn measure(workspace: &Workspace, workshop: &Workshop, batch: usize) -> Result<[String; 6]> {
+    const ROUNDS: usize = 3;
+    let mut rounds = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let (pool, url) = workshop.database("bench_runtime").await?;
+        let line = Line::start(
+            workspace,
+            "fixture",
+            Feed { batch, instances: 1 },
+            &[("DATABASE_URL", url)],
+        )
+        .await?;
+        for _ in 0..MESSAGES {
+            line.send(r#"{"end":"done"}"#.to_owned(), None);
+        }
+        reset_statements(&pool).await?;
+        let before = cpu_seconds(&line.lambda.pids());
+        let wall = line.drain().await;
+        let cpu = cpu_seconds(&line.lambda.pids()) - before;
+        let done: i64 = sqlx::query_scalar("SELECT count(*) FROM job_runs WHERE status = 'done'")
+            .fetch_one(&pool)
+            .await?;
+        ensure!(usize::try_from(done)? == MESSAGES, "{done} of {MESSAGES} runs are done");
+        let memory: u64 = line.lambda.memory().iter().map(|memory| memory.peak).sum();
+        rounds.push((wall, cpu, statements(&pool).await?, memory));
+    }
+    rounds.sort_by_key(|round| round.0);
+    let (wall, cpu, statements, memory): (Duration, f64, i64, u64) = rounds[ROUNDS / 2];
+    Ok([
+        batch.to_string(),
+        format!("{:.0}", MESSAGES as f64 / wall.as_secs_f64()),
+        ROUNDS.to_string(),
+        format!("{:.0}", 1e6 * cpu / MESSAGES as f64),
+        format!("{:.3}", statements as f64 / MESSAGES as f64),
+        format!("{:.1}", mib(memory)),
+    ])
+}

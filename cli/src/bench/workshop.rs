@@ -1,0 +1,184 @@
+//! What a benchmark runs on: release binaries, a PostgreSQL of its own, queues in memory.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use jobs::catalog;
+use sqlx::postgres::PgPool;
+use testkit::lambda::{Function, Lambda, Logs};
+use testkit::postgres::{Cluster, Installation, Server};
+use testkit::queue::{Batches, Clock, Queue, Redrive, Rules};
+
+use crate::environment::Workspace;
+
+pub(crate) const PREFIX: &str = "yg-";
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// As on a server: every commit reaches the disk.
+const SETTINGS: &[(&str, &str)] = &[
+    ("shared_preload_libraries", "pg_stat_statements"),
+    ("max_connections", "200"),
+    ("shared_buffers", "512MB"),
+    ("max_wal_size", "4GB"),
+    ("autovacuum", "off"),
+];
+
+/// Builds release binaries; `names` are packages of the workspace.
+pub(crate) async fn build(workspace: &Workspace, names: &[&str]) -> Result<()> {
+    let packages = names.iter().flat_map(|name| ["--package", name]);
+    let mut cargo = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--release", "--bins"])
+        .args(packages)
+        .current_dir(&workspace.root)
+        .stdout(Stdio::null());
+    ensure!(
+        cargo.status().await.context("cargo")?.success(),
+        "the release build failed"
+    );
+    Ok(())
+}
+
+/// A release binary.
+pub(crate) fn binary(workspace: &Workspace, name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.root.join("target"), PathBuf::from);
+    target.join("release").join(name)
+}
+
+/// The benchmark's own server, started when it is not up; stopped with [`Workshop::close`].
+pub(crate) struct Workshop {
+    cluster: Cluster,
+    server: Server,
+}
+
+impl Workshop {
+    pub(crate) fn open(workspace: &Workspace) -> Result<Self> {
+        let installation =
+            Installation::find(&workspace.engine()).context("no PostgreSQL is installed: run `cargo jobs up` once")?;
+        let cluster = Cluster::new(installation, &workspace.root.join("target/bench/postgres"))?;
+        let server = cluster.start(0, SETTINGS)?;
+        Ok(Self { cluster, server })
+    }
+
+    /// A new, migrated database of that name.
+    pub(crate) async fn database(&self, name: &str) -> Result<(PgPool, String)> {
+        let admin = PgPool::connect(&self.server.url("postgres")).await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+            "DROP DATABASE IF EXISTS {name} WITH (FORCE)"
+        )))
+        .execute(&admin)
+        .await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&admin)
+            .await?;
+        let url = self.server.url(name);
+        let pool = PgPool::connect(&url).await?;
+        migrate(&pool).await?;
+        sqlx::raw_sql("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+            .execute(&pool)
+            .await?;
+        Ok((pool, url))
+    }
+
+    pub(crate) fn close(self) -> Result<()> {
+        self.cluster.stop()
+    }
+}
+
+pub(crate) async fn migrate(pool: &PgPool) -> Result<()> {
+    Ok(MIGRATIONS.run(pool).await?)
+}
+
+/// A function on a queue.
+pub(crate) struct Line {
+    pub(crate) queue: Queue,
+    pub(crate) lambda: Lambda,
+    name: String,
+    batches: Batches,
+}
+
+/// How the event source feeds a function.
+#[derive(Clone, Copy)]
+pub(crate) struct Feed {
+    pub(crate) batch: usize,
+    pub(crate) instances: usize,
+}
+
+impl Line {
+    /// Starts a function of the release build on a queue of its own.
+    pub(crate) async fn start(
+        workspace: &Workspace,
+        name: &str,
+        feed: Feed,
+        environment: &[(&str, String)],
+    ) -> Result<Self> {
+        let queue = Queue::start(Clock::Real).await?;
+        let spec = catalog::find(name);
+        let full_name = format!("{PREFIX}{name}");
+        let (visibility, max_receives) = spec.map_or((Duration::from_secs(180), 10), |spec| {
+            (spec.visibility_timeout(), spec.max_receive_count())
+        });
+        let redrive = Some(Redrive {
+            max_receives,
+            dead_letters: format!("{full_name}-dlq"),
+        });
+        queue.configure(&full_name, Rules { visibility, redrive });
+        let function = Function::new(binary(workspace, name))
+            .named(name)
+            .envs(settings())
+            .envs(
+                environment
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), value.clone())),
+            )
+            .env("AWS_ENDPOINT_URL_SQS", queue.address())
+            .env("QUEUE_URL_PREFIX", queue.url(PREFIX))
+            .instances(feed.instances)
+            .timeout(spec.map_or(Duration::from_secs(30), |spec| spec.timeout))
+            .logs(Logs::Discard);
+        let lambda = Lambda::start(function)
+            .await
+            .with_context(|| format!("{name} does not start"))?;
+        let batches = Batches {
+            size: feed.batch,
+            concurrency: feed.instances,
+        };
+        Ok(Self {
+            queue,
+            lambda,
+            name: full_name,
+            batches,
+        })
+    }
+
+    pub(crate) fn send(&self, body: String, run_key: Option<String>) {
+        let attributes = run_key.map(|key| ("runKey".to_owned(), key)).into_iter().collect();
+        self.queue.send_with(&self.name, body, attributes, Duration::ZERO);
+    }
+
+    /// Until the queue is empty.
+    pub(crate) async fn drain(&self) -> Duration {
+        let begun = Instant::now();
+        self.queue.drain(&self.name, &self.lambda, self.batches).await;
+        begun.elapsed()
+    }
+
+    pub(crate) fn dead_letters(&self) -> usize {
+        self.queue.messages(&format!("{}-dlq", self.name)).len()
+    }
+}
+
+/// What every deployment sets, for a platform that does not exist.
+fn settings() -> impl Iterator<Item = (String, String)> {
+    [
+        ("APP_URL", "https://app.example.test"),
+        ("EMAIL_FROM_ADDRESS", "no-reply@example.test"),
+        ("EMAIL_POSTAL_ADDRESS", "1 Example Street, Example"),
+        ("UNSUBSCRIBE_KEY", "bench:0123456789abcdef0123456789abcdef"),
+        ("JOBS_LOG", "warn"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,126 @@
+//! MiniStack: SQS, Lambda, Scheduler, S3, SES and CloudFormation in one process that outlives the CLI.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::environment::Workspace;
+use crate::process::{self, Daemon};
+use crate::progress::Step;
+
+const PORT: u16 = 4566;
+
+/// Starts it, unless it runs; gives its address.
+pub(crate) async fn start(workspace: &Workspace, step: Step, python: &Path) -> Result<String> {
+    if let Some(endpoint) = running(workspace).await {
+        step.done(&format!("running at {endpoint}"));
+        return Ok(endpoint);
+    }
+    let daemon = daemon(workspace);
+    // One that runs and does not answer is of no use to anybody.
+    daemon.stop().await?;
+
+    let home = workspace.local().join("engine");
+    fs::create_dir_all(home.join("tmp")).with_context(|| format!("could not make {}", home.display()))?;
+    // The last port again if it is free: queue URLs that somebody kept stay right.
+    let port = process::free_port(port(workspace).unwrap_or(PORT))?;
+    let endpoint = address(port);
+    let log = workspace.log("engine");
+    daemon.start(
+        // Functions inherit the whole environment of the engine, so it gets no more than it needs.
+        Command::new(python)
+            .args(["-m", "ministack"])
+            .current_dir(&home)
+            .env_clear()
+            .envs(settings(&home, port)),
+        &log,
+    )?;
+    fs::write(port_file(workspace), port.to_string())?;
+    step.note("waiting for it to answer");
+    let answers = async || running(workspace).await.is_some();
+    process::wait_until(Duration::from_secs(30), answers)
+        .await
+        .map_err(|error| {
+            anyhow!(
+                "the engine did not start: {error}; the end of {}:\n{}",
+                log.display(),
+                process::tail(&log)
+            )
+        })?;
+    step.done(&format!("MiniStack started at {endpoint}"));
+    Ok(endpoint)
+}
+
+fn settings(home: &Path, port: u16) -> BTreeMap<&'static str, String> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let home = home.display();
+    BTreeMap::from([
+        ("PATH", path),
+        ("HOME", home.to_string()),
+        ("TMPDIR", format!("{home}/tmp")),
+        // Its default is every interface.
+        ("BIND_HOST", "127.0.0.1".into()),
+        ("MINISTACK_HOST", "127.0.0.1".into()),
+        ("GATEWAY_PORT", port.to_string()),
+        // The only way a function learns its endpoint; without it, it would talk to the real AWS.
+        ("AWS_ENDPOINT_URL", address(port)),
+        ("SFTP_ENABLED", "0".into()),
+        ("IOT_MTLS_ENABLED", "0".into()),
+        ("LOG_LEVEL", "WARNING".into()),
+        // Queues and what is deployed survive `down`, as the database does.
+        ("PERSIST_STATE", "1".into()),
+        ("STATE_DIR", format!("{home}/state")),
+    ])
+}
+
+pub(crate) async fn stop(workspace: &Workspace, step: Step) -> Result<()> {
+    let ran = daemon(workspace).stop().await?;
+    step.done(if ran { "stopped" } else { "was not running" });
+    Ok(())
+}
+
+/// The address of the engine of this workspace, if it answers.
+pub(crate) async fn running(workspace: &Workspace) -> Option<String> {
+    daemon(workspace).pid().await?;
+    let port = port(workspace)?;
+    healthy(port).then(|| address(port))
+}
+
+/// A request of one line is no reason for an HTTP client.
+fn healthy(port: u16) -> bool {
+    let patience = Duration::from_secs(2);
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.write_all(b"GET /_ministack/health HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status)?;
+        Ok(status.ends_with(b" 200"))
+    };
+    ask().unwrap_or(false)
+}
+
+fn address(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+fn port(workspace: &Workspace) -> Option<u16> {
+    fs::read_to_string(port_file(workspace)).ok()?.trim().parse().ok()
+}
+
+fn port_file(workspace: &Workspace) -> std::path::PathBuf {
+    workspace.local().join("engine/port")
+}
+
+fn daemon(workspace: &Workspace) -> Daemon {
+    Daemon {
+        pid_file: workspace.local().join("engine/pid"),
+        marker: "ministack",
+    }
+}
