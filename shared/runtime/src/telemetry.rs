@@ -13,9 +13,9 @@ thread_local! {
     static PANICKED_AT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Sets up logs for the process. `LOG_LEVEL` is `info` unless set.
+/// Sets up logs for the process. `JOBS_LOG` is `info` unless set.
 pub(crate) fn init() {
-    let level = std::env::var("LOG_LEVEL")
+    let level = std::env::var("JOBS_LOG")
         .ok()
         .and_then(|level| level.parse().ok())
         .unwrap_or(tracing::Level::INFO);
