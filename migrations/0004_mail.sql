@@ -21,6 +21,8 @@ CREATE TABLE email_messages (
     not_before         timestamptz,
     expires_at         timestamptz NOT NULL,
     lease_until        timestamptz,
+    -- Which claim it is in, for the journal of the process that made it.
+    lease_token        text,
     -- ESSENTIAL mail in doubt is sent once more, and only once.
     resent_at          timestamptz,
     sender_domain      text NOT NULL,

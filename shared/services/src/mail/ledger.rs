@@ -301,18 +301,42 @@ pub(super) async fn transit(pool: &PgPool, from: Status, transitions: &[Transiti
 }
 
 /// Claims rows for sending: whoever gets a row back, and nobody else, may call SES for it, once.
-pub(super) async fn claim(pool: &PgPool, ids: &[String], at: Timestamp) -> Result<HashMap<String, i32>, Error> {
+pub(super) async fn claim(
+    pool: &PgPool,
+    token: &str,
+    ids: &[String],
+    at: Timestamp,
+) -> Result<HashMap<String, i32>, Error> {
     let rows = sqlx::query!(
         "UPDATE email_messages
-         SET status = 'SENDING', lease_until = clock_timestamp() + interval '2 minutes', attempts = attempts + 1, updated_at = clock_timestamp()
+         SET status = 'SENDING', lease_token = $3, lease_until = clock_timestamp() + interval '2 minutes', attempts = attempts + 1,
+             updated_at = clock_timestamp()
          WHERE id = ANY($1) AND status = 'PENDING' AND next_attempt_at <= $2
          RETURNING id, attempts",
         ids,
         at,
+        token,
     )
     .fetch_all(pool)
     .await?;
     Ok(rows.into_iter().map(|row| (row.id, row.attempts)).collect())
+}
+
+/// Takes back what a dead process had claimed under `token`: mails whose calls it had not begun are PENDING again and have used no
+/// attempt, the others are in doubt.
+pub(super) async fn take_back(pool: &PgPool, token: &str, begun: &[String]) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE email_messages
+         SET status = CASE WHEN id = ANY($2) THEN 'UNCERTAIN' ELSE 'PENDING' END,
+             status_reason = CASE WHEN id = ANY($2) THEN 'process_died' END,
+             attempts = CASE WHEN id = ANY($2) THEN attempts ELSE attempts - 1 END, lease_until = NULL, updated_at = clock_timestamp()
+         WHERE lease_token = $1 AND status = 'SENDING'",
+        token,
+        begun,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// The rows that are due, the most urgent stream first.

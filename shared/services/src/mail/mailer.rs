@@ -1,13 +1,15 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{Datelike, NaiveTime};
 use futures::StreamExt;
 use serde_json::Value;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 use super::breaker::{Breaker, FAULTS_IN_A_ROW, Permit, Report};
 use super::gate::{self, Audience, Circumstances, Gate};
+use super::journal::{self, Journal};
 use super::ledger::{self, Moved, Status, Transition};
 use super::pacing::{self, Lane, Quota, Reservation, Slot};
 use super::ses::{self, Answer, Letter};
@@ -15,7 +17,7 @@ use super::stream::{Category, Stream};
 use super::templates::{self, Layout, Site, Template};
 use super::unsubscribe::Claim;
 use super::{Settings, mailable};
-use crate::{Database, Error, Redacted, Timestamp, local_time};
+use crate::{Database, Error, Kind, Redacted, Timestamp, local_time};
 
 /// After this many attempts a mail has failed.
 const ATTEMPTS: i32 = 5;
@@ -33,6 +35,7 @@ pub struct Mailer {
     in_flight: Semaphore,
     breaker: Mutex<Breaker>,
     quota: Mutex<Option<(Instant, Quota)>>,
+    journal: OnceCell<Arc<Journal>>,
 }
 
 /// How to dispatch.
@@ -96,6 +99,7 @@ impl Mailer {
             in_flight: Semaphore::new(settings.in_flight),
             breaker: Mutex::new(Breaker::new(&settings.sender_domain)),
             quota: Mutex::new(None),
+            journal: OnceCell::new(),
             site,
             settings,
         })
@@ -359,14 +363,18 @@ impl Mailer {
         }
         let ids: Vec<_> = chunk.iter().map(|mail| mail.id.clone()).collect();
         let due = options.at.max(chrono::Utc::now());
-        let claimed = ledger::claim(database.pool(), &ids, due).await?;
+        let token = format!("{:032x}", rand::random::<u128>());
+        let journal = self.journal(database).await?;
+        journal.claim(&token);
+        let claimed = ledger::claim(database.pool(), &token, &ids, due).await?;
         let mails: Vec<_> = chunk
             .into_iter()
             .filter_map(|mail| claimed.get(&mail.id).map(|&attempts| Ready { attempts, ..mail }))
             .collect();
-        let (answers, report) = self.call_all(&mails, slot).await;
+        let (answers, report) = self.call_all(&mails, slot, &token, journal).await;
         let transitions = self.judge(database, lane, &mails, answers, options).await?;
-        let moved = ledger::transit(database.pool(), Status::Sending, &transitions).await?;
+        let moved = self.settle(database, &transitions).await?;
+        journal.settle(&token);
         self.breaker.lock().await.report(database.pool(), report).await?;
         Ok(moved)
     }
@@ -397,7 +405,13 @@ impl Mailer {
 
     /// Calls SES for each claimed mail, the k-th no sooner than `k / rate` after the first. Stops calling when the provider faults
     /// in a row; `None` stands for a call that was not made.
-    async fn call_all(&self, mails: &[Ready], slot: Slot) -> (Vec<Option<Answer>>, Report) {
+    async fn call_all(
+        &self,
+        mails: &[Ready],
+        slot: Slot,
+        token: &str,
+        journal: &Arc<Journal>,
+    ) -> (Vec<Option<Answer>>, Report) {
         let start = tokio::time::Instant::now();
         let report = std::sync::Mutex::new(Report::default());
         let tally = |answer: &Answer| {
@@ -423,17 +437,54 @@ impl Mailer {
                 if broken() {
                     return None;
                 }
-                let answer = ses::send(&self.ses, &mail.letter).await;
+                let (journal, token, id) = (journal.clone(), token.to_owned(), mail.id.clone());
+                let answer = ses::send(&self.ses, &mail.letter, move || journal.begin(&token, &id)).await;
                 tally(&answer);
                 Some(answer)
             }
         });
-        let answers = futures::stream::iter(calls)
-            .buffered(self.settings.in_flight)
-            .collect()
-            .await;
+        let answers = futures::future::join_all(calls).await;
         let report = *report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         (answers, report)
+    }
+
+    /// The mails are out: it is worth a little patience to write that down.
+    async fn settle(&self, database: &Database, transitions: &[Transition]) -> Result<Vec<Moved>, Error> {
+        let mut waits = [100, 500, 1000].map(Duration::from_millis).into_iter();
+        loop {
+            match (
+                ledger::transit(database.pool(), Status::Sending, transitions).await,
+                waits.next(),
+            ) {
+                (Err(error), Some(wait)) if error.kind == Kind::Transient => {
+                    tracing::warn!(error = error.chain(), "what became of mails is written again");
+                    tokio::time::sleep(wait).await;
+                }
+                (result, _) => return result,
+            }
+        }
+    }
+
+    /// The journal of this process; opening it takes back what dead predecessors had claimed from the same ledger.
+    async fn journal(&self, database: &Database) -> Result<&Arc<Journal>, Error> {
+        let open = async || {
+            let options = database.pool().connect_options();
+            let ledger = format!(
+                "{}:{}/{}",
+                options.get_host(),
+                options.get_port(),
+                options.get_database().unwrap_or_default()
+            );
+            let folder = std::env::temp_dir().join("yesgoddess-mail").join(Claim::hash(&ledger));
+            for remains in journal::abandoned(&folder) {
+                for claim in &remains.claims {
+                    ledger::take_back(database.pool(), &claim.token, &claim.begun).await?;
+                }
+                remains.bury();
+            }
+            Ok(Arc::new(Journal::open(&folder)))
+        };
+        self.journal.get_or_try_init(open).await
     }
 
     /// What each answer makes of its row (spec: comms, C1).

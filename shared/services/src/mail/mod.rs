@@ -20,6 +20,7 @@
 mod address;
 mod breaker;
 mod gate;
+mod journal;
 mod ledger;
 mod mailer;
 mod pacing;

@@ -2,6 +2,9 @@
 
 use aws_sdk_sesv2::Client;
 use aws_sdk_sesv2::config::http::HttpResponse;
+use aws_sdk_sesv2::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_sesv2::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_sesv2::error::BoxError;
 use aws_sdk_sesv2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sesv2::operation::send_email::SendEmailError;
 use aws_sdk_sesv2::types::{Body, Content, Destination, EmailContent, Message, MessageHeader, MessageTag};
@@ -49,8 +52,8 @@ impl Answer {
     }
 }
 
-/// Sends one letter, once.
-pub(super) async fn send(client: &Client, letter: &Letter) -> Answer {
+/// Sends one letter, once; `begun` is called right before its bytes leave.
+pub(super) async fn send(client: &Client, letter: &Letter, begun: impl Fn() + Send + Sync + 'static) -> Answer {
     let input = match message(letter) {
         Ok(content) => content,
         Err(reason) => return Answer::Rejected(reason),
@@ -67,9 +70,34 @@ pub(super) async fn send(client: &Client, letter: &Letter) -> Answer {
             call = call.email_tags(tag);
         }
     }
-    match call.send().await {
+    match call.customize().interceptor(Departure(begun)).send().await {
         Ok(answer) => Answer::Accepted(answer.message_id().unwrap_or_default().to_owned()),
         Err(error) => classify(&error),
+    }
+}
+
+/// Tells when the bytes of a call are about to leave.
+struct Departure<F>(F);
+
+impl<F> std::fmt::Debug for Departure<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Departure")
+    }
+}
+
+impl<F: Fn() + Send + Sync> Intercept for Departure<F> {
+    fn name(&self) -> &'static str {
+        "Departure"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        (self.0)();
+        Ok(())
     }
 }
 
