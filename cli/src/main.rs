@@ -27,6 +27,9 @@ enum Command {
     Enqueue(commands::enqueue::Enqueue),
     Logs(commands::logs::Logs),
     Runs(commands::runs::Runs),
+    Catalog(commands::catalog::Catalog),
+    Check(commands::check::Check),
+    Test(commands::test::Test),
     Bench(bench::Bench),
 }
 
@@ -39,6 +42,9 @@ async fn main() -> std::process::ExitCode {
         Command::Enqueue(command) => command.run().await,
         Command::Logs(command) => command.run().await,
         Command::Runs(command) => command.run().await,
+        Command::Catalog(command) => command.run(),
+        Command::Check(command) => command.run().await,
+        Command::Test(command) => command.run().await,
         Command::Bench(command) => command.run().await,
     };
     match outcome {

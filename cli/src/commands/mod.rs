@@ -1,8 +1,11 @@
 //! One file per command.
 
+pub(crate) mod catalog;
+pub(crate) mod check;
 pub(crate) mod down;
 pub(crate) mod enqueue;
 pub(crate) mod logs;
 pub(crate) mod runs;
 pub(crate) mod status;
+pub(crate) mod test;
 pub(crate) mod up;

@@ -91,7 +91,10 @@ impl Report {
                 job: name,
                 queue: waiting,
                 dead_letters: dead.map(|dead| dead.ready + dead.in_flight + dead.delayed),
-                event_source: sources.as_ref().ok().and_then(|states| states.get(&queue).cloned()),
+                event_source: sources
+                    .as_ref()
+                    .ok()
+                    .and_then(|sources| Some(sources.get(&queue)?["State"].as_str()?.to_owned())),
                 last_run: runs
                     .as_ref()
                     .ok()
@@ -195,10 +198,10 @@ async fn depth(sqs: &aws_sdk_sqs::Client, queue: &str) -> Option<Depth> {
     })
 }
 
-/// The state of every event source mapping, by the name of its queue.
-pub(crate) async fn event_sources(environment: &Environment) -> Result<BTreeMap<String, String>> {
+/// Every event source mapping, by the name of its queue.
+pub(crate) async fn event_sources(environment: &Environment) -> Result<BTreeMap<String, Value>> {
     let aws = Aws::new(environment.aws().await)?;
-    let mut states = BTreeMap::new();
+    let mut sources = BTreeMap::new();
     let mut marker = String::new();
     loop {
         let page = aws
@@ -211,13 +214,13 @@ pub(crate) async fn event_sources(environment: &Environment) -> Result<BTreeMap<
             let queue = mapping["EventSourceArn"]
                 .as_str()
                 .and_then(|arn| arn.rsplit(':').next());
-            if let (Some(queue), Some(state)) = (queue, mapping["State"].as_str()) {
-                states.insert(queue.to_owned(), state.to_owned());
+            if let Some(queue) = queue {
+                sources.insert(queue.to_owned(), mapping.clone());
             }
         }
         match page["NextMarker"].as_str() {
             Some(next) => marker = format!("&Marker={}", percent_encode(next)),
-            None => return Ok(states),
+            None => return Ok(sources),
         }
     }
 }
