@@ -1,5 +1,5 @@
 /**
- * Deploys the app into the local engine and prints the outputs as one line of JSON.
+ * Deploys the app into the local engine and prints the outputs as one line of JSON; with `--remove` takes it away.
  *
  * Not `cdk deploy`: it needs a bootstrap stack and many times as long, and could not work round what the engine lacks.
  */
@@ -23,7 +23,7 @@ const accessKey = process.env['AWS_ACCESS_KEY_ID'] ?? 'test';
 const account = /^\d{12}$/.test(accessKey) ? accessKey : '000000000000';
 
 const app = new JobsApp({
-  outdir: fileURLToPath(new URL('../target/local/cdk.out', import.meta.url)),
+  outdir: fileURLToPath(new URL(`../target/local/cdk.out/${account}`, import.meta.url)),
   treeMetadata: false,
   // Half of the time; the tests do it.
   builtinCloudFormationValidation: false,
@@ -40,6 +40,14 @@ const app = new JobsApp({
 });
 const { prefix } = app.settings;
 const bucket = `${prefix}deployment-${account}`;
+
+if (process.argv.includes('--remove')) {
+  for (const stack of app.synth().stacks.toReversed()) {
+    await cloudFormation('DeleteStack', { StackName: stack.stackName });
+    await settled(stack.stackName);
+  }
+  process.exit();
+}
 
 await s3('PUT');
 const outputs: Record<string, string | undefined> = { QUEUE_PREFIX: prefix };
