@@ -72,12 +72,7 @@ impl Target {
         if self.aws || std::env::var_os("AWS_ENDPOINT_URL").is_some() {
             return Ok(Environment { variables: None });
         }
-        let file = Workspace::current().env_file();
-        let text = fs::read_to_string(&file)
-            .map_err(|_| anyhow!("the local engine is not set up: run `cargo jobs up` first, or pass --aws"))?;
-        Ok(Environment {
-            variables: Some(parse(&text)),
-        })
+        Environment::local(&Workspace::current())
     }
 }
 
@@ -88,6 +83,18 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
+    /// The local engine.
+    ///
+    /// # Errors
+    /// When there has never been one.
+    pub(crate) fn local(workspace: &Workspace) -> Result<Self> {
+        let text = fs::read_to_string(workspace.env_file())
+            .map_err(|_| anyhow!("the local engine is not set up: run `cargo jobs up` first, or pass --aws"))?;
+        Ok(Self {
+            variables: Some(parse(&text)),
+        })
+    }
+
     /// A variable, unless it is empty.
     pub(crate) fn get(&self, name: &str) -> Option<String> {
         let value = match &self.variables {

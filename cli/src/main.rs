@@ -22,11 +22,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Up(commands::up::Up),
+    Demo(commands::demo::Demo),
     Down(commands::down::Down),
     Status(commands::status::Status),
     Enqueue(commands::enqueue::Enqueue),
     Logs(commands::logs::Logs),
     Runs(commands::runs::Runs),
+    New(commands::new::New),
     Catalog(commands::catalog::Catalog),
     Check(commands::check::Check),
     Test(commands::test::Test),
@@ -37,11 +39,13 @@ enum Command {
 async fn main() -> std::process::ExitCode {
     let outcome = match Cli::parse().command {
         Command::Up(command) => command.run().await,
+        Command::Demo(command) => command.run().await,
         Command::Down(command) => command.run().await,
         Command::Status(command) => command.run().await,
         Command::Enqueue(command) => command.run().await,
         Command::Logs(command) => command.run().await,
         Command::Runs(command) => command.run().await,
+        Command::New(command) => command.run().await,
         Command::Catalog(command) => command.run(),
         Command::Check(command) => command.run().await,
         Command::Test(command) => command.run().await,

@@ -12,7 +12,7 @@ const STARTS: usize = 15;
 
 pub(crate) async fn run() -> Result<()> {
     let workspace = Workspace::current();
-    build(&workspace, &["notification-delivery", "black-box"]).await?;
+    build(&workspace).await?;
     let headings = [
         "function",
         "start ms (median)",

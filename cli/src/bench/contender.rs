@@ -45,7 +45,7 @@ const COPY_NOTIFICATIONS: &str = "
                                                                     WHEN email_state_reason = 'category_off' THEN 'type_disabled' ELSE email_state_reason END) STORED;
     -- The harness's SES has no quota to ask for.
     UPDATE email_sending_state SET max_send_rate = 100000, fetched_at = now() + interval '1 day';
-    VACUUM ANALYZE notifications;";
+    ANALYZE;";
 
 pub(crate) async fn run(step: Step, workload: &str) -> Result<()> {
     let pool = PgPool::connect(&variable("DATABASE_URL")?).await?;

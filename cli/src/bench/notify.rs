@@ -25,11 +25,11 @@ const DATA: &str = "
     SELECT 'n' || i, 'u' || 1 + (i - 1) / 5, (ARRAY['LICENSE', 'PAYOUT', 'ROYALTY', 'PROJECT', 'SYSTEM'])[1 + i % 5], 'Title ' || i,
            repeat('Some words to read. ', 8), '/n/' || i, (ARRAY['MEDIUM', 'MEDIUM', 'HIGH', 'URGENT'])[1 + i % 4] FROM generate_series(1, 5000) i;
     UPDATE email_sending_state SET max_send_rate = 100000, fetched_at = now();
-    VACUUM ANALYZE;";
+    ANALYZE;";
 
 pub(crate) async fn run() -> Result<()> {
     let workspace = Workspace::current();
-    build(&workspace, &["notification-delivery"]).await?;
+    build(&workspace).await?;
     let workshop = Workshop::open(&workspace)?;
     let headings = [
         "in flight",

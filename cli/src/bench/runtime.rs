@@ -11,7 +11,7 @@ const MESSAGES: usize = 20_000;
 
 pub(crate) async fn run() -> Result<()> {
     let workspace = Workspace::current();
-    build(&workspace, &["black-box"]).await?;
+    build(&workspace).await?;
     let workshop = Workshop::open(&workspace)?;
     let headings = [
         "batch",

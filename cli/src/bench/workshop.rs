@@ -25,19 +25,11 @@ const SETTINGS: &[(&str, &str)] = &[
     ("autovacuum", "off"),
 ];
 
-/// Builds release binaries; `names` are packages of the workspace.
-pub(crate) async fn build(workspace: &Workspace, names: &[&str]) -> Result<()> {
-    let packages = names.iter().flat_map(|name| ["--package", name]);
+/// Builds the release binaries: all of them, since a build of some has other features and compiles what they share again.
+pub(crate) async fn build(workspace: &Workspace) -> Result<()> {
     let mut cargo = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(["build", "--release", "--bins"])
-        .args(packages)
-        .current_dir(&workspace.root)
-        .stdout(Stdio::null());
-    ensure!(
-        cargo.status().await.context("cargo")?.success(),
-        "the release build failed"
-    );
+    cargo.args(["build", "--release", "--workspace", "--bins"]).current_dir(&workspace.root).stdout(Stdio::null());
+    ensure!(cargo.status().await.context("cargo")?.success(), "the release build failed");
     Ok(())
 }
 

@@ -2,9 +2,11 @@
 
 pub(crate) mod catalog;
 pub(crate) mod check;
+pub(crate) mod demo;
 pub(crate) mod down;
 pub(crate) mod enqueue;
 pub(crate) mod logs;
+pub(crate) mod new;
 pub(crate) mod runs;
 pub(crate) mod status;
 pub(crate) mod test;

@@ -20,15 +20,10 @@ use crate::progress::Step;
 pub(crate) async fn build(workspace: &Workspace, step: Step, release: bool) -> Result<()> {
     let jobs: Vec<_> = jobs::catalog::ALL.iter().map(|spec| spec.name()).collect();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .arg("build")
-        .args(jobs.iter().flat_map(|job| ["--package", job]))
-        .current_dir(&workspace.root);
+    // All of them at once, and no others: any other choice has other features, and compiles what they share again.
+    cargo.args(["build", "--workspace", "--bins"]).current_dir(&workspace.root);
     if release {
         cargo.arg("--release");
-    } else {
-        // Built already; named here, it keeps cargo from compiling the dependencies again for fewer features.
-        cargo.args(["--package", "cli"]);
     }
     process::run(&step, "cargo build", &mut cargo, &workspace.log("cargo-build")).await?;
     // Cargo built this program too, so the others are near it, whatever its target directory.
