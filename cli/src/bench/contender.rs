@@ -113,9 +113,10 @@ async fn work(pool: &PgPool, job: &str, batch: usize) -> Result<Line> {
         line.send(body.to_owned(), Some(format!("line-{n}")));
     }
     line.drain().await;
-    let jobs: i64 = sqlx::query_scalar("SELECT count(*) FROM job_runs WHERE status IN ('done', 'skipped')")
-        .fetch_one(pool)
-        .await?;
+    let jobs: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM job_runs WHERE job <> 'past' AND status IN ('done', 'skipped')")
+            .fetch_one(pool)
+            .await?;
     std::fs::remove_file(&path)?;
     println!(
         "{}",

@@ -21,7 +21,9 @@ pub(crate) async fn build(workspace: &Workspace, step: Step, release: bool) -> R
     let jobs: Vec<_> = jobs::catalog::ALL.iter().map(|spec| spec.name()).collect();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // All of them at once, and no others: any other choice has other features, and compiles what they share again.
-    cargo.args(["build", "--workspace", "--bins"]).current_dir(&workspace.root);
+    cargo
+        .args(["build", "--workspace", "--bins"])
+        .current_dir(&workspace.root);
     if release {
         cargo.arg("--release");
     }

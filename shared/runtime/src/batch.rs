@@ -1,16 +1,19 @@
 //! The core: one invocation from its records to their fates.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::panic::catch_unwind;
 use std::rc::Rc;
+use std::slice;
 use std::time::Duration;
 
 use jobs::{Spec, Undecodable};
 use serde_json::Value;
 use services::{DEAD_LETTER_SUFFIX, Error, Outgoing, outbox};
-use tokio::time::Instant;
+use sqlx::{Connection, PgConnection};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::context::{Context, Run};
-use crate::event::{CONTINUATION, DEAD_LETTER_MARK, Identity, RUN_KEY, Record, TRACE_PARENT};
+use crate::event::{CONTINUATION, DEAD_LETTER_MARK, FIRST_SEEN, Identity, RUN_KEY, Record, TRACE_PARENT, link};
 use crate::handler::{Handler, Prepared};
 use crate::ledger::{self, Application, Claim, Ending};
 use crate::outcome::{Failure, Outcome, Success};
@@ -22,6 +25,10 @@ const AHEAD: chrono::Duration = chrono::Duration::minutes(5);
 const LARGEST_MESSAGE: usize = 1024 * 1024;
 /// Longer chains are loops.
 const LONGEST_CHAIN: u64 = 1000;
+/// What is best effort ends so long before the deadline.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_millis(100);
+/// In the milliseconds that it takes otherwise a connection is free, or all of them are stuck.
+const FREE_CONNECTION_WITHIN: Duration = Duration::from_millis(100);
 
 /// What the intake does with a record.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +48,7 @@ struct Opened {
 }
 
 /// A claimed record on its way to the handler.
+#[derive(Clone, Copy)]
 struct Claimed {
     index: usize,
     attempt: u32,
@@ -66,12 +74,18 @@ impl Batch<'_> {
         match self.claim(&opened).await {
             Ok(claims) => {
                 let claimed = self.sort_out(&opened, claims, &mut fates, &mut tally);
-                // Records that crashed a function before go last and alone: nobody else shall pay for them again.
-                let (fresh, suspects): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|claimed| claimed.crashes == 0);
-                let groups = std::iter::once(fresh).chain(suspects.into_iter().map(|suspect| vec![suspect]));
-                for group in groups.filter(|group| !group.is_empty()) {
-                    self.run_group(&mut opened, group, &mut fates, &mut tally).await;
+                let (safe, suspects): (Vec<_>, Vec<_>) = claimed
+                    .into_iter()
+                    .partition(|claimed| claimed.crashes == 0 || self.is_given_up(*claimed));
+                let alone = safe.is_empty() && suspects.len() == 1;
+                if !alone {
+                    self.park(&opened, &suspects, &mut fates).await;
                 }
+                self.run_group(&mut opened, safe, &mut fates, &mut tally).await;
+                // Before anything that crashes.
+                self.send_departures().await;
+                self.run_suspects(&mut opened, suspects, alone, &mut fates, &mut tally)
+                    .await;
                 self.follow_twins(&opened, &mut fates);
             }
             Err(error) => {
@@ -86,7 +100,7 @@ impl Batch<'_> {
                 }
             }
         }
-        self.send_departures(self.context.departures.take()).await;
+        self.send_departures().await;
         telemetry::emit(self.spec.name(), count, tally, begun.elapsed());
         fates
     }
@@ -95,9 +109,13 @@ impl Batch<'_> {
         let body = serde_json::from_str::<Value>(&record.body);
         let identity = Identity::of(&record, body.as_ref().unwrap_or(&Value::Null));
         let trace_id = telemetry::trace_id(record.attributes.get(TRACE_PARENT));
+        let prepare = self.handler.prepare;
         let content = body
             .map_err(Undecodable::NotJson)
-            .and_then(self.handler.prepare)
+            .and_then(|body| {
+                catch_unwind(|| prepare(body))
+                    .unwrap_or_else(|panic| Err(Undecodable::Invalid(telemetry::describe_panic(panic.as_ref()))))
+            })
             .and_then(|prepared| match prepared.as_of {
                 Some(as_of) if as_of > chrono::Utc::now() + AHEAD => {
                     Err(Undecodable::Invalid(format!("`asOf` {as_of} is in the future")))
@@ -160,7 +178,9 @@ impl Batch<'_> {
                     // Further records of the same run wait for this one: see `follow_twins`.
                     claims.remove(&opened.identity.run_key);
                 }
-                Some(Claim::Settled { dead: true }) if !self.fits_dead_letter(&opened.record) => {
+                Some(Claim::Settled { dead: true })
+                    if opened.record.receipt.is_some() && !fits_with_attributes(&opened.record) =>
+                {
                     fates[index] = Fate::Return(Some(Duration::ZERO))
                 }
                 Some(Claim::Settled { .. }) => fates[index] = Fate::Acknowledge,
@@ -170,6 +190,63 @@ impl Batch<'_> {
             tally.not_run += u32::from(claimed.last().is_none_or(|claimed| claimed.index != index));
         }
         claimed
+    }
+
+    fn is_given_up(&self, claimed: Claimed) -> bool {
+        claimed.crashes >= self.spec.crashes()
+    }
+
+    /// Gives back, for now, what crashed a function before: a run that is not running when another one crashes pays nothing for it.
+    async fn park(&self, opened: &[Opened], suspects: &[Claimed], fates: &mut [Fate]) {
+        let mut endings = Vec::with_capacity(suspects.len());
+        for suspect in suspects {
+            fates[suspect.index] = Fate::Return(Some(Duration::ZERO));
+            let mut ending = Ending::new(&opened[suspect.index].identity.run_key, "deferred");
+            ending.reason = Some("waits to run alone: it was running when the function crashed".to_owned());
+            ending.refund = true;
+            endings.push(ending);
+        }
+        if !endings.is_empty()
+            && let Err(error) = self.finish_patiently(&endings).await
+        {
+            tracing::error!(
+                job = self.spec.name(),
+                error = error.chain(),
+                "runs could not be given back; they wait for the end of their lease"
+            );
+        }
+    }
+
+    /// Runs what crashed a function before, one by one and the least suspicious first. Unless `alone`, they were parked.
+    async fn run_suspects(
+        &self,
+        opened: &mut [Opened],
+        mut suspects: Vec<Claimed>,
+        alone: bool,
+        fates: &mut [Fate],
+        tally: &mut Tally,
+    ) {
+        suspects.sort_by_key(|suspect| suspect.crashes);
+        for suspect in suspects {
+            let index = suspect.index;
+            let claimed = if alone {
+                vec![suspect]
+            } else if self.is_hurried() {
+                break;
+            } else if let Ok(claims) = self.claim(slice::from_ref(&opened[index])).await {
+                let range = index..=index;
+                let mut claimed = self.sort_out(&opened[range.clone()], claims, &mut fates[range], tally);
+                claimed.iter_mut().for_each(|claimed| claimed.index = index);
+                claimed
+            } else {
+                break;
+            };
+            self.run_group(opened, claimed, fates, tally).await;
+        }
+    }
+
+    fn is_hurried(&self) -> bool {
+        self.context.time_left() < self.spec.minimum
     }
 
     /// A second record of a run in the same batch shares the fate of the first.
@@ -185,14 +262,17 @@ impl Batch<'_> {
 
     /// Runs records together and writes their endings in one statement.
     async fn run_group(&self, opened: &mut [Opened], group: Vec<Claimed>, fates: &mut [Fate], tally: &mut Tally) {
+        if group.is_empty() {
+            return;
+        }
         let mut outcomes: Vec<(Claimed, Outcome)> = Vec::with_capacity(group.len());
         let (mut work, mut runners) = (Vec::new(), Vec::new());
-        let hurried = self.context.time_left() < self.spec.minimum;
+        let hurried = self.is_hurried();
         for claimed in group {
             tally.crashed += u32::from(claimed.crashes > 0);
             let content = opened[claimed.index].content.take();
             match content {
-                _ if claimed.crashes >= self.spec.crashes() => {
+                _ if self.is_given_up(claimed) => {
                     let reason = format!(
                         "the function crashed, or was killed, in {} attempts of this message",
                         claimed.crashes
@@ -281,7 +361,7 @@ impl Batch<'_> {
                         fates[*index] = Fate::Return(None);
                     }
                 }
-                self.send_departures(finished.departures).await;
+                self.context.departures.borrow_mut().extend(finished.departures);
             }
             Err(error) => {
                 tracing::error!(
@@ -300,7 +380,10 @@ impl Batch<'_> {
     async fn finish_patiently(&self, endings: &[Ending]) -> Result<ledger::Finished, Error> {
         let mut waits = [Duration::from_millis(100), Duration::from_millis(500)].into_iter();
         loop {
-            let result = ledger::finish(self.context.database().pool(), self.spec.name(), &self.token, endings).await;
+            let finishing = timeout_at(self.context.deadline - 3 * ANSWER_WITHIN, self.finish_now(endings));
+            let result = finishing
+                .await
+                .unwrap_or_else(|_| Err(Error::transient("no time was left")));
             match (result, waits.next()) {
                 (Err(error), Some(wait))
                     if error.kind == services::Kind::Transient && self.context.time_left() > Duration::from_secs(2) =>
@@ -313,18 +396,27 @@ impl Batch<'_> {
         }
     }
 
+    /// A handler that was stopped inside a statement keeps its connection until the server answers. The others do not wait for
+    /// that: when no connection is free, their endings get one of their own.
+    async fn finish_now(&self, endings: &[Ending]) -> Result<ledger::Finished, Error> {
+        let pool = self.context.database().pool();
+        let (mut pooled, mut own);
+        let connection = match timeout(FREE_CONNECTION_WITHIN, pool.acquire()).await {
+            Ok(connection) => {
+                pooled = connection?;
+                &mut *pooled
+            }
+            Err(_) => {
+                own = PgConnection::connect_with(&pool.connect_options()).await?;
+                &mut own
+            }
+        };
+        ledger::finish(connection, self.spec.name(), &self.token, endings).await
+    }
+
     /// What an outcome makes of a run and of its record.
     fn ending(&self, opened: &Opened, claimed: &Claimed, outcome: Outcome, tally: &mut Tally) -> (Ending, Fate) {
-        let mut ending = Ending {
-            run_key: opened.identity.run_key.clone(),
-            status: "done",
-            reason: None,
-            error: None,
-            report: None,
-            wait: Duration::ZERO,
-            refund: false,
-            departure: None,
-        };
+        let mut ending = Ending::new(&opened.identity.run_key, "done");
         let fate = match outcome {
             Ok(Success::Done(report)) => {
                 tally.done += 1;
@@ -334,7 +426,7 @@ impl Batch<'_> {
             Ok(Success::Skipped(reason)) => {
                 tally.skipped += 1;
                 ending.status = "skipped";
-                ending.reason = Some(reason);
+                ending.reason = Some(legible(&reason));
                 Fate::Acknowledge
             }
             Ok(Success::Continued(next)) => match continuation(self.spec, opened, &next) {
@@ -357,10 +449,10 @@ impl Batch<'_> {
             Err(Failure::Deferred { until, reason }) => {
                 tally.deferred += 1;
                 ending.status = "deferred";
-                ending.reason = Some(reason);
+                ending.reason = Some(legible(&reason));
                 ending.refund = true;
                 ending.wait = (until - chrono::Utc::now()).to_std().unwrap_or_default();
-                Fate::Return(Some(ending.wait))
+                self.come_back(opened, &mut ending)
             }
             Err(Failure::Retry { error, after }) if claimed.attempt < self.spec.attempts => {
                 tally.retried += 1;
@@ -369,16 +461,16 @@ impl Batch<'_> {
                     run_key = ending.run_key,
                     attempt = claimed.attempt,
                     trace_id = opened.trace_id,
-                    error,
+                    error = telemetry::discreet(&error),
                     "an attempt failed"
                 );
                 ending.status = "retrying";
-                ending.error = Some(error);
+                ending.error = Some(legible(&error));
                 ending.wait = after.unwrap_or_else(|| self.spec.backoff.wait(claimed.attempt, rand::random()));
-                Fate::Return(Some(ending.wait))
+                self.come_back(opened, &mut ending)
             }
             Err(Failure::Retry { error, .. }) => {
-                ending.error = Some(error.clone());
+                ending.error = Some(legible(&error));
                 return self.bury(
                     opened,
                     claimed,
@@ -392,6 +484,25 @@ impl Batch<'_> {
         (ending, fate)
     }
 
+    /// The record comes back after the wait. When SQS would not give it out again, because it was received too often, it goes on as a
+    /// new message of the same run: waiting is no reason to die.
+    fn come_back(&self, opened: &Opened, ending: &mut Ending) -> Fate {
+        let last = opened.record.receives >= self.spec.max_receive_count();
+        if !(last && opened.record.receipt.is_some() && fits_with_attributes(&opened.record)) {
+            return Fate::Return(Some(ending.wait));
+        }
+        ending.departure = Some(Outgoing {
+            queue: self.spec.name().to_owned(),
+            body: sendable_body(&opened.record),
+            attributes: BTreeMap::from([
+                (RUN_KEY.to_owned(), ending.run_key.clone()),
+                (TRACE_PARENT.to_owned(), telemetry::trace_parent(&opened.trace_id)),
+            ]),
+            delay: ending.wait,
+        });
+        Fate::Acknowledge
+    }
+
     /// The run is dead: its message goes to the DLQ with the reason, and is acknowledged. One that would not fit there with its
     /// reason goes as it is: it is returned until SQS moves it, and the ledger keeps the reason.
     fn bury(
@@ -403,61 +514,57 @@ impl Batch<'_> {
         tally: &mut Tally,
     ) -> (Ending, Fate) {
         tally.dead += 1;
-        let reason: String = reason.chars().filter(|c| !c.is_control()).take(1000).collect();
+        let reason = legible(&reason);
         tracing::error!(
             job = self.spec.name(),
             run_key = ending.run_key,
             attempt = claimed.attempt,
             trace_id = opened.trace_id,
-            reason,
+            reason = telemetry::discreet(&reason),
             "a run is dead"
         );
         ending.status = "dead";
         ending.reason = Some(reason.clone());
-        if !self.fits_dead_letter(&opened.record) {
-            return (ending, Fate::Return(Some(Duration::ZERO)));
+        if !fits_with_attributes(&opened.record) {
+            // What did not come from a queue is in its caller's hands.
+            let fate = match opened.record.receipt {
+                Some(_) => Fate::Return(Some(Duration::ZERO)),
+                None => Fate::Acknowledge,
+            };
+            return (ending, fate);
         }
         let time = |at: jobs::Timestamp| at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let mut attributes = BTreeMap::from([
             ("job".to_owned(), self.spec.name().to_owned()),
             (RUN_KEY.to_owned(), ending.run_key.clone()),
             (DEAD_LETTER_MARK.to_owned(), reason.clone()),
-            (
-                "error".to_owned(),
-                ending
-                    .error
-                    .as_deref()
-                    .unwrap_or(&reason)
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(1000)
-                    .collect(),
-            ),
+            ("error".to_owned(), ending.error.clone().unwrap_or(reason)),
             ("attempts".to_owned(), claimed.attempt.to_string()),
             ("lastFailedAt".to_owned(), time(chrono::Utc::now())),
             (TRACE_PARENT.to_owned(), telemetry::trace_parent(&opened.trace_id)),
         ]);
+        // A message that was sent round again remembers when it was new.
+        let first_seen = opened.record.attributes.get(FIRST_SEEN).cloned();
         attributes.insert(
-            "firstSeenAt".to_owned(),
-            time(opened.record.sent_at.unwrap_or_else(chrono::Utc::now)),
+            FIRST_SEEN.to_owned(),
+            first_seen.unwrap_or_else(|| time(opened.record.sent_at.unwrap_or_else(chrono::Utc::now))),
         );
         let queue = format!("{}{DEAD_LETTER_SUFFIX}", self.spec.name());
         ending.departure = Some(Outgoing {
             queue,
-            body: dead_letter_body(&opened.record),
+            body: sendable_body(&opened.record),
             attributes,
             delay: Duration::ZERO,
         });
         (ending, Fate::Acknowledge)
     }
 
-    /// Reason and error are cut at 1,000 characters of at most four bytes; the other attributes are small.
-    fn fits_dead_letter(&self, record: &Record) -> bool {
-        record.receipt.is_none() || record.body.len() + 10 * 1024 <= LARGEST_MESSAGE
-    }
-
-    async fn send_departures(&self, departures: Vec<outbox::Departure>) {
-        if let Err(error) = outbox::send(self.context.database(), self.context.queues(), &departures).await {
+    async fn send_departures(&self) {
+        let departures = self.context.departures.take();
+        let sending = outbox::send(self.context.database(), self.context.queues(), &departures);
+        // What cannot be sent in time is the relay's: it must not cost this invocation its answer.
+        let sent = timeout_at(self.context.deadline - 2 * ANSWER_WITHIN, sending).await;
+        if let Err(error) = sent.unwrap_or_else(|_| Err(Error::transient("no time was left"))) {
             tracing::warn!(
                 job = self.spec.name(),
                 error = error.chain(),
@@ -467,8 +574,24 @@ impl Batch<'_> {
     }
 }
 
+/// Whether SQS takes the body with the attributes that we add: reason and error have at most 1,000 characters of four bytes, the
+/// others are small.
+fn fits_with_attributes(record: &Record) -> bool {
+    record.body.len() + 10 * 1024 <= LARGEST_MESSAGE
+}
+
+/// A text as PostgreSQL, SQS and a person take it: one line, not too long, and never nothing.
+fn legible(text: &str) -> String {
+    let fits = |c: char| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}');
+    let line: String = text.chars().take(1000).map(|c| if fits(c) { c } else { ' ' }).collect();
+    if line.trim().is_empty() {
+        return "no reason given".to_owned();
+    }
+    line
+}
+
 /// SQS takes no empty body.
-fn dead_letter_body(record: &Record) -> String {
+fn sendable_body(record: &Record) -> String {
     if record.body.is_empty() {
         "{}".to_owned()
     } else {
@@ -479,10 +602,7 @@ fn dead_letter_body(record: &Record) -> String {
 /// The next message of a chain: the same queue, a run key that counts.
 fn continuation(spec: &Spec, opened: &Opened, next: &Value) -> Option<Outgoing> {
     let key = &opened.identity.run_key;
-    let (root, link) = key
-        .rsplit_once(CONTINUATION)
-        .and_then(|(root, n)| Some((root, n.parse::<u64>().ok()?)))
-        .unwrap_or((key, 0));
+    let (root, link) = link(key).unwrap_or((key, 0));
     let attributes = BTreeMap::from([
         (RUN_KEY.to_owned(), format!("{root}{CONTINUATION}{}", link + 1)),
         (TRACE_PARENT.to_owned(), telemetry::trace_parent(&opened.trace_id)),

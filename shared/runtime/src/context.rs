@@ -10,11 +10,14 @@ use services::mail::Mailer;
 use services::outbox::{self, Departure};
 use services::{Database, Error, Outgoing, Queues};
 use sqlx::{PgConnection, Postgres, Transaction};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::event::TRACE_PARENT;
 use crate::ledger;
 use crate::outcome::Failure;
+
+/// The handlers have used their time: what follows must leave some for the endings.
+const RELEASE_WITHIN: Duration = Duration::from_millis(200);
 
 /// What a function instance has: made once, at its start.
 pub(crate) struct World {
@@ -140,7 +143,7 @@ impl Run {
             self.spec.name(),
             &self.run_key,
             &self.token,
-            &progress,
+            progress,
         )
         .await?
         {
@@ -157,8 +160,14 @@ impl Run {
     }
 
     pub(crate) async fn release(&self) {
-        if self.exclusive.take()
-            && let Err(error) = ledger::release(self.context.database().pool(), &self.holder()).await
+        if !self.exclusive.take() {
+            return;
+        }
+        let holder = self.holder();
+        let releasing = timeout(RELEASE_WITHIN, ledger::release(self.context.database().pool(), &holder));
+        if let Err(error) = releasing
+            .await
+            .unwrap_or_else(|_| Err(Error::transient("no connection was free")))
         {
             // It ends by itself; the next run waits a little longer.
             tracing::warn!(error = error.chain(), "an exclusive lease could not be given back");

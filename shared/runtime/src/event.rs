@@ -5,14 +5,19 @@ use std::collections::HashMap;
 use chrono::DateTime;
 use jobs::Timestamp;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 /// Attributes that only a dead letter carries; a message that has them was sent round again.
 pub(crate) const DEAD_LETTER_MARK: &str = "reason";
 pub(crate) const RUN_KEY: &str = "runKey";
 pub(crate) const TRACE_PARENT: &str = "traceparent";
+pub(crate) const FIRST_SEEN: &str = "firstSeenAt";
 pub(crate) const CONTINUATION: char = '#';
+/// Longer run keys are cut; with the number of a continuation they stay well below what an index takes.
+const LONGEST_RUN_KEY: usize = 180;
 
 /// One request for a run, however it came.
 #[derive(Clone, Debug)]
@@ -47,6 +52,13 @@ struct SqsEvent {
     records: Vec<SqsRecord>,
 }
 
+/// Whatever the records are.
+#[derive(Deserialize)]
+struct AnyRecords {
+    #[serde(rename = "Records")]
+    _records: IgnoredAny,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct SqsRecord {
@@ -76,12 +88,18 @@ struct BusEvent {
 }
 
 impl Intake {
-    /// Reads an event. Anything that is neither an SQS batch nor an EventBridge event is a message itself.
-    pub(crate) fn read(event: &RawValue, request_id: &str) -> Self {
-        if let Ok(batch) = serde_json::from_str::<SqsEvent>(event.get()) {
-            return Self::Batch(batch.records.into_iter().map(Record::from).collect());
+    /// Reads an event. Anything that is neither an SQS batch nor an EventBridge event is a message itself; but records of another kind
+    /// are refused, because the answer to a message would settle all of them.
+    pub(crate) fn read(event: &RawValue, request_id: &str) -> Result<Self, &'static str> {
+        // Serde would take an array for the fields of a struct, one after another.
+        let object = if event.get().starts_with('{') { event.get() } else { "" };
+        if let Ok(batch) = serde_json::from_str::<SqsEvent>(object) {
+            return Ok(Self::Batch(batch.records.into_iter().map(Record::from).collect()));
         }
-        let (message_id, body, sent_at, origin) = match serde_json::from_str::<BusEvent>(event.get()) {
+        if serde_json::from_str::<AnyRecords>(object).is_ok() {
+            return Err("the event has `Records` that are not messages of SQS");
+        }
+        let (message_id, body, sent_at, origin) = match serde_json::from_str::<BusEvent>(object) {
             Ok(event) => {
                 // A Scheduler or rule event without a detail is an empty message for the slot.
                 let mut detail = event
@@ -95,7 +113,7 @@ impl Intake {
             }
             Err(_) => (request_id.to_owned(), event.get().to_owned(), None, Origin::Invoke),
         };
-        Self::Single(Box::new(Record {
+        Ok(Self::Single(Box::new(Record {
             message_id,
             receipt: None,
             body,
@@ -103,7 +121,7 @@ impl Intake {
             receives: 1,
             sent_at,
             origin,
-        }))
+        })))
     }
 }
 
@@ -156,10 +174,35 @@ impl Identity {
             }
         };
         Self {
-            run_key: run_key.chars().take(200).collect(),
+            run_key: plain(&run_key),
             trigger,
         }
     }
+}
+
+/// A key that the ledger and SQS take. One that is too long keeps its beginning and gets a digest for the rest: two keys stay two.
+fn plain(key: &str) -> String {
+    let key: String = key
+        .chars()
+        .filter(|c| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}'))
+        .collect();
+    let (root, link) = link(&key).map_or((&*key, String::new()), |(root, n)| (root, format!("{CONTINUATION}{n}")));
+    if root.chars().count() <= LONGEST_RUN_KEY {
+        return key;
+    }
+    let digest: String = Sha256::digest(root)
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let beginning: String = root.chars().take(LONGEST_RUN_KEY - digest.len() - 1).collect();
+    format!("{beginning}~{digest}{link}")
+}
+
+/// The first run of a chain, and the number of this one.
+pub(crate) fn link(key: &str) -> Option<(&str, u64)> {
+    let (root, n) = key.rsplit_once(CONTINUATION)?;
+    Some((root, n.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -169,7 +212,7 @@ mod tests {
     use super::*;
 
     fn read(event: Value) -> Intake {
-        Intake::read(&RawValue::from_string(event.to_string()).unwrap(), "request-1")
+        Intake::read(&RawValue::from_string(event.to_string()).unwrap(), "request-1").unwrap()
     }
 
     fn record(intake: Intake) -> Record {
@@ -225,5 +268,30 @@ mod tests {
     #[test]
     fn an_empty_batch_is_a_batch() {
         assert!(matches!(read(json!({"Records": []})), Intake::Batch(records) if records.is_empty()));
+    }
+
+    #[test]
+    fn records_of_another_kind_are_refused() {
+        for records in [
+            json!({}),
+            json!("x"),
+            json!([{"s3": {}}]),
+            json!([{"messageId": "m", "body": "{}"}]),
+        ] {
+            let event = RawValue::from_string(json!({ "Records": records }).to_string()).unwrap();
+            assert!(Intake::read(&event, "request-1").is_err(), "{event}");
+        }
+    }
+
+    #[test]
+    fn a_long_run_key_is_cut_and_stays_itself() {
+        let long = "ü".repeat(300);
+        let short = plain(&long);
+        assert_eq!(short.chars().count(), LONGEST_RUN_KEY);
+        assert_eq!(plain(&short), short, "a second time changes nothing");
+        assert_ne!(plain(&format!("{long}x")), short, "another key is another run");
+        assert_eq!(plain(&format!("{long}#12")), format!("{short}#12"), "a chain goes on");
+        assert_eq!(plain("a\0b"), "ab");
+        assert_eq!(plain("order#7"), "order#7");
     }
 }

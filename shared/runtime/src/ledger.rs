@@ -7,7 +7,7 @@ use jobs::Timestamp;
 use serde_json::Value;
 use services::outbox::Departure;
 use services::{Error, Outgoing};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use crate::event::RUN_KEY;
 
@@ -122,6 +122,22 @@ pub(crate) struct Ending {
     pub departure: Option<Outgoing>,
 }
 
+impl Ending {
+    /// An ending with nothing but its status.
+    pub(crate) fn new(run_key: &str, status: &'static str) -> Self {
+        Self {
+            run_key: run_key.to_owned(),
+            status,
+            reason: None,
+            error: None,
+            report: None,
+            wait: Duration::ZERO,
+            refund: false,
+            departure: None,
+        }
+    }
+}
+
 /// What finishing did.
 #[derive(Debug, Default)]
 pub(crate) struct Finished {
@@ -132,11 +148,16 @@ pub(crate) struct Finished {
 }
 
 /// Finishes runs that `token` still holds, and writes what leaves with them, in one statement.
-pub(crate) async fn finish(pool: &PgPool, job: &str, token: &str, endings: &[Ending]) -> Result<Finished, Error> {
+pub(crate) async fn finish(
+    connection: &mut PgConnection,
+    job: &str,
+    token: &str,
+    endings: &[Ending],
+) -> Result<Finished, Error> {
     let column = |f: fn(&Ending) -> Option<String>| endings.iter().map(f).collect::<Vec<_>>();
     let keys: Vec<_> = endings.iter().map(|e| e.run_key.clone()).collect();
     let statuses: Vec<_> = endings.iter().map(|e| e.status.to_owned()).collect();
-    let reports: Vec<_> = endings.iter().map(|e| e.report.clone()).collect();
+    let reports: Vec<_> = endings.iter().map(|e| e.report.clone().map(storable)).collect();
     let waits: Vec<_> = endings.iter().map(|e| e.wait.as_secs_f64()).collect();
     let refunds: Vec<_> = endings.iter().map(|e| i32::from(e.refund)).collect();
     let leaving: Vec<_> = endings
@@ -182,7 +203,7 @@ pub(crate) async fn finish(pool: &PgPool, job: &str, token: &str, endings: &[End
         &bodies,
         &attributes,
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     let messages: BTreeMap<_, _> = leaving
         .iter()
@@ -216,14 +237,14 @@ pub(crate) async fn progress(
     job: &str,
     run_key: &str,
     token: &str,
-    progress: &Value,
+    progress: Value,
 ) -> Result<bool, Error> {
     let noted = sqlx::query!(
         "UPDATE job_runs SET progress = $4 WHERE job = $1 AND run_key = $2 AND lease_token = $3 AND status = 'running'",
         job,
         run_key,
         token,
-        progress,
+        storable(progress),
     )
     .execute(pool)
     .await?;
@@ -265,4 +286,18 @@ pub(crate) async fn release(pool: &PgPool, holder: &str) -> Result<(), Error> {
         .execute(pool)
         .await?;
     Ok(())
+}
+
+/// PostgreSQL has no place for the character NUL, in text or in JSON.
+fn storable(value: Value) -> Value {
+    let text = |text: String| text.replace('\0', "");
+    match value {
+        Value::String(string) => text(string).into(),
+        Value::Array(values) => values.into_iter().map(storable).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(name, value)| (text(name), storable(value)))
+            .collect(),
+        other => other,
+    }
 }

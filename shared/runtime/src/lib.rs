@@ -13,9 +13,11 @@
 //! * **One run, one runner.** A claim is a lease, stamped by the database's clock, longer than the function can live, with a fresh
 //!   token. Every later write to the row carries the token: who lost the lease writes nothing more and acknowledges nothing.
 //! * **Nothing vanishes.** An attempt that never finished is found by the next claim and counted as a crash. Crashes have their own
-//!   cap, so that a message that kills its function ends in the DLQ like any other.
+//!   cap, so that a message that kills its function ends in the DLQ like any other. A run that waits until SQS would give its
+//!   message up goes on as a new message.
 //! * **One record never takes another down.** Records are decoded one by one, panics are caught one by one, and records that have
-//!   crashed a function before run after all others, alone.
+//!   crashed a function before run after all others, alone: until it is their turn they are not running, in the ledger either, so
+//!   that a crash counts for nobody else.
 //! * **What leaves, leaves through the outbox.** Messages to queues – dead letters and continuations too – are rows of the transaction
 //!   that decided on them, and are sent after its commit.
 //! * **A message is acknowledged only when its fate is committed**, or when the ledger says that this happened before.
@@ -25,6 +27,7 @@
 //! * Acknowledging what was not looked at: an empty list of failures deletes the whole batch.
 //! * Trusting a timer of this process for a lease: a frozen Lambda's clock stands still.
 //! * Sending to a queue inside a handler, past the outbox: a crash between the two loses or doubles it.
+//! * Text of a message, or of a panic, in a log: only the ledger and the DLQ hold data.
 //! * A handler that is not safe to run twice: an attempt may die after its last write and before its finish.
 //!
 //! The ledger's own statements commit asynchronously (`synchronous_commit = off`, for that statement only) unless something leaves

@@ -8,10 +8,10 @@ use lambda_runtime::{LambdaEvent, Runtime, service_fn};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use services::mail::{Mailer, Settings};
-use services::{Database, Error, Queues};
-use tokio::time::Instant;
+use services::{Aws, Database, Error, Queues};
+use tokio::time::{Instant, timeout_at};
 
-use crate::batch::{Batch, Fate};
+use crate::batch::{ANSWER_WITHIN, Batch, Fate};
 use crate::context::{Context, Delivery, Run, World};
 use crate::event::{Intake, Record};
 use crate::handler::{self, Handler};
@@ -58,7 +58,7 @@ fn fail(spec: &Spec, error: &str) -> ExitCode {
 }
 
 async fn run(spec: &'static Spec, handler: Handler) -> Result<(), String> {
-    let world = Rc::new(world(spec).await.map_err(|error| error.chain())?);
+    let world = Rc::new(world(spec).map_err(|error| error.chain())?);
     let handler = Rc::new(handler);
     let service = service_fn(move |event: LambdaEvent<Box<RawValue>>| {
         let (world, handler) = (world.clone(), handler.clone());
@@ -67,17 +67,17 @@ async fn run(spec: &'static Spec, handler: Handler) -> Result<(), String> {
     Runtime::new(service).run().await.map_err(|error| error.to_string())
 }
 
-async fn world(spec: &Spec) -> Result<World, Error> {
-    let sdk = services::sdk_config().await;
+fn world(spec: &Spec) -> Result<World, Error> {
+    let aws = Aws::from_env()?;
     let prefix =
         std::env::var("QUEUE_URL_PREFIX").map_err(|_| Error::permanent("the environment has no QUEUE_URL_PREFIX"))?;
     let mailer = match spec.uses.contains(&Use::Mail) {
-        true => Some(Mailer::new(&sdk, Settings::from_env()?)?),
+        true => Some(Mailer::new(&aws, Settings::from_env()?)?),
         false => None,
     };
     Ok(World {
-        database: Database::from_env(&sdk)?,
-        queues: Queues::new(&sdk, prefix),
+        database: Database::from_env(&aws)?,
+        queues: Queues::new(&aws, prefix),
         mailer,
     })
 }
@@ -100,7 +100,7 @@ async fn invoke(
         context,
         token: token.into(),
     };
-    match Intake::read(&event.payload, &event.context.request_id) {
+    match Intake::read(&event.payload, &event.context.request_id)? {
         Intake::Batch(records) => Ok(answer(&batch, records).await),
         Intake::Single(record) => match batch.process(vec![*record]).await.pop() {
             Some(Fate::Acknowledge) => Ok(json!({"settled": true})),
@@ -124,7 +124,9 @@ async fn answer(batch: &Batch<'_>, records: Vec<Record>) -> Value {
             waits.extend(receipt.zip(wait));
         }
     }
-    if let Err(error) = batch.context.queues().hide(batch.spec.name(), &waits).await {
+    let hiding = batch.context.queues().hide(batch.spec.name(), &waits);
+    let hidden = timeout_at(batch.context.deadline - ANSWER_WITHIN, hiding).await;
+    if let Err(error) = hidden.unwrap_or_else(|_| Err(Error::transient("no time was left"))) {
         tracing::warn!(
             job = batch.spec.name(),
             error = error.chain(),

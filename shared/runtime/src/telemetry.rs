@@ -60,6 +60,14 @@ pub(crate) fn describe_panic(payload: &(dyn Any + Send)) -> String {
     format!("panicked{place}: {}", text.unwrap_or_else(|| "no message".into()))
 }
 
+/// What a log may show of a failure. A panic and a body that is no message quote what they met; the ledger and the DLQ, which hold data
+/// anyway, keep the whole text.
+pub(crate) fn discreet(failure: &str) -> &str {
+    let quoting = ["invalid message", "panicked"];
+    let ends = quoting.iter().filter_map(|mark| Some(failure.find(mark)? + mark.len()));
+    ends.min().map_or(failure, |end| &failure[..end])
+}
+
 /// How the records of an invocation ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
@@ -122,6 +130,20 @@ pub(crate) fn trace_parent(trace_id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_shows_our_own_words_and_nothing_that_they_quote() {
+        for (failure, shown) in [
+            (
+                "failed 3 times, at last: panicked at main.rs:1:1: no ann@example.test",
+                "failed 3 times, at last: panicked",
+            ),
+            ("invalid message: unknown variant `ann@example.test`", "invalid message"),
+            ("another run holds `index`", "another run holds `index`"),
+        ] {
+            assert_eq!(discreet(failure), shown);
+        }
+    }
 
     #[test]
     fn a_trace_goes_on_from_the_producer_and_garbage_begins_a_new_one() {

@@ -5,7 +5,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 use tokio::sync::Mutex;
 
-use crate::Error;
+use crate::{Aws, Error};
 
 /// An RDS IAM token is good for 15 minutes; a new one is made in time.
 const TOKEN_LIFE: Duration = Duration::from_secs(10 * 60);
@@ -20,24 +20,27 @@ pub struct Database {
 #[derive(Debug)]
 struct Iam {
     options: PgConnectOptions,
-    sdk: aws_config::SdkConfig,
+    aws: Aws,
     made_at: Mutex<Option<Instant>>,
 }
 
 impl Database {
     /// From `DATABASE_URL`, `DATABASE_POOL_SIZE` (2) and `DATABASE_AUTH` (`iam`: the password is a token, made
     /// from the function's own role). Connects to nothing yet.
-    pub fn from_env(sdk: &aws_config::SdkConfig) -> Result<Self, Error> {
+    pub fn from_env(aws: &Aws) -> Result<Self, Error> {
         let missing = |what: &str| Error::permanent(format!("the environment has no usable {what}"));
         let url = std::env::var("DATABASE_URL").map_err(|_| missing("DATABASE_URL"))?;
         let options = PgConnectOptions::from_str(&url).map_err(|error| missing("DATABASE_URL").caused_by(error))?;
+        // Who is connected shows in pg_stat_activity.
+        let name = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
+        let options = options.application_name(&name);
         let size = match std::env::var("DATABASE_POOL_SIZE") {
             Ok(size) => size.parse().map_err(|_| missing("DATABASE_POOL_SIZE"))?,
             Err(_) => 2,
         };
         let iam = (std::env::var("DATABASE_AUTH").as_deref() == Ok("iam")).then(|| Iam {
             options: options.clone(),
-            sdk: sdk.clone(),
+            aws: aws.clone(),
             made_at: Mutex::new(None),
         });
         let pool = PgPoolOptions::new()
@@ -71,7 +74,7 @@ impl Database {
         let Some(iam) = &self.iam else { return Ok(()) };
         let mut made_at = iam.made_at.lock().await;
         if made_at.is_none_or(|at| at.elapsed() > TOKEN_LIFE) {
-            let token = crate::iam::token(&iam.sdk, &iam.options).await?;
+            let token = crate::iam::token(&iam.aws, &iam.options).await?;
             self.pool.set_connect_options(iam.options.clone().password(&token));
             *made_at = Some(Instant::now());
         }

@@ -9,10 +9,11 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, 
 use aws_sigv4::sign::v4;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::Error;
+use crate::{Aws, Error};
 
 /// A token for these connect options, good for 15 minutes.
-pub(crate) async fn token(sdk: &aws_config::SdkConfig, options: &PgConnectOptions) -> Result<String, Error> {
+pub(crate) async fn token(aws: &Aws, options: &PgConnectOptions) -> Result<String, Error> {
+    let sdk = aws.of("RDS");
     let unusable = |what: &str| Error::permanent(format!("no {what} to authenticate at the database with"));
     let provider = sdk.credentials_provider().ok_or_else(|| unusable("credentials"))?;
     let region = sdk.region().ok_or_else(|| unusable("region"))?;

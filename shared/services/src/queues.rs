@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
@@ -7,7 +8,7 @@ use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue, SendMessageBatchRequestEntry,
 };
 
-use crate::Error;
+use crate::{Aws, Error};
 
 /// The name of a job's DLQ is the name of its queue and this.
 pub const DEAD_LETTER_SUFFIX: &str = "-dlq";
@@ -17,9 +18,10 @@ const ENTRIES: usize = 10;
 const BYTES: usize = 1024 * 1024;
 
 /// The queues of this deployment, by the name of their job.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Queues {
-    client: Client,
+    aws: Aws,
+    client: OnceLock<Client>,
     url_prefix: String,
 }
 
@@ -50,11 +52,16 @@ impl Outgoing {
 
 impl Queues {
     /// `QUEUE_URL_PREFIX` is the URL of a queue up to the job's name.
-    pub fn new(config: &aws_config::SdkConfig, url_prefix: impl Into<String>) -> Self {
+    pub fn new(aws: &Aws, url_prefix: impl Into<String>) -> Self {
         Self {
-            client: Client::new(config),
+            aws: aws.clone(),
+            client: OnceLock::new(),
             url_prefix: url_prefix.into(),
         }
+    }
+
+    fn client(&self) -> &Client {
+        self.client.get_or_init(|| Client::new(&self.aws.of("SQS")))
     }
 
     fn url(&self, queue: &str) -> String {
@@ -67,7 +74,7 @@ impl Queues {
         for group in groups(messages) {
             let queue = &messages[group[0]].queue;
             let answer = self
-                .client
+                .client()
                 .send_message_batch()
                 .queue_url(self.url(queue))
                 .set_entries(Some(entries(messages, &group)))
@@ -117,7 +124,7 @@ impl Queues {
                 entry.receipt_handle(receipt).visibility_timeout(seconds).build().ok()
             });
             let call = self
-                .client
+                .client()
                 .change_message_visibility_batch()
                 .queue_url(self.url(queue))
                 .set_entries(Some(entries.collect()));
