@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region};
@@ -33,7 +34,9 @@ impl Deployment {
     /// When the engine is not up: `cargo jobs test` and `cargo jobs up` start it.
     pub(crate) async fn new(name: &str) -> Self {
         let mut environment = engine();
-        let account = format!("1{:011}", std::process::id());
+        static DEPLOYMENTS: AtomicU32 = AtomicU32::new(0);
+        let number = DEPLOYMENTS.fetch_add(1, Ordering::Relaxed);
+        let account = format!("1{:08}{number:03}", std::process::id());
         let database = format!("{name}_{}", std::process::id());
         let admin_url = environment["DATABASE_URL"].clone();
         let (server, _) = admin_url.rsplit_once('/').expect("a URL with a database");
@@ -185,7 +188,7 @@ impl Deployment {
         processes.len()
     }
 
-    /// Every mail that the engine's SES has taken so far, in any account.
+    /// Every mail that SES has taken in this account.
     pub(crate) async fn mails(&self) -> Vec<serde_json::Value> {
         let host = self.environment["AWS_ENDPOINT_URL"]
             .trim_start_matches("http://")
@@ -205,7 +208,7 @@ impl Deployment {
             .position(|window| window == b"\r\n\r\n")
             .map_or(0, |head| head + 4);
         let value: serde_json::Value = serde_json::from_slice(&answer[body..]).expect("the mails as JSON");
-        value["messages"].as_array().cloned().unwrap_or_default()
+        value["messages"][credential].as_array().cloned().unwrap_or_default()
     }
 }
 

@@ -14,7 +14,7 @@ const NOTIFICATIONS: usize = 5_000;
 /// an account that is out of the sandbox gets on asking.
 const DATA: &str = "
     INSERT INTO users (id, email, name, email_verified)
-    SELECT 'u' || i, current_database() || '.' || i || '@example.test', 'User ' || i, now() FROM generate_series(1, 5000) i;
+    SELECT 'u' || i, 'user' || i || '@example.test', 'User ' || i, now() FROM generate_series(1, 5000) i;
     INSERT INTO email_preferences (user_id, digest_frequency) SELECT 'u' || i, 'DAILY' FROM generate_series(1, 5000) i WHERE i % 10 = 0;
     INSERT INTO notifications (id, user_id, type, title, message, priority)
     SELECT 'n' || i, 'u' || i, 'PROJECT', 'Title ' || i, 'Text ' || i, 'MEDIUM' FROM generate_series(1, 5000) i;
@@ -27,12 +27,8 @@ async fn count(deployment: &Deployment, sql: &'static str) -> i64 {
         .expect("a count")
 }
 
-/// How many mails each address of this deployment got.
+/// How many mails each address got.
 async fn mailed(deployment: &Deployment) -> HashMap<String, u32> {
-    let name: String = sqlx::query_scalar("SELECT current_database()")
-        .fetch_one(&deployment.db)
-        .await
-        .unwrap();
     let mut counts = HashMap::new();
     for mail in deployment.mails().await {
         for address in mail["To"]
@@ -41,9 +37,7 @@ async fn mailed(deployment: &Deployment) -> HashMap<String, u32> {
             .flatten()
             .filter_map(|address| address.as_str())
         {
-            if address.starts_with(&name) {
-                *counts.entry(address.to_owned()).or_default() += 1;
-            }
+            *counts.entry(address.to_owned()).or_default() += 1;
         }
     }
     counts
@@ -56,15 +50,18 @@ async fn five_thousand_notifications_arrive_once_though_every_function_is_killed
     let bodies: Vec<_> = (1..=NOTIFICATIONS)
         .map(|n| json!({"notificationId": format!("n{n}")}).to_string())
         .collect();
-    deployment.send("notification-delivery", &bodies).await;
-
     let settled = "SELECT count(*) FROM notifications WHERE email_state IN ('SENT', 'DIGEST')";
-    let mut killed = 0;
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    while count(&deployment, settled).await < NOTIFICATIONS as i64 / 2 {
-        second.tick().await;
-        killed += deployment.kill_functions();
-    }
+    let kill = async {
+        let mut killed = 0;
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        while count(&deployment, settled).await < NOTIFICATIONS as i64 / 2 {
+            second.tick().await;
+            killed += deployment.kill_functions();
+        }
+        killed
+    };
+    // The functions are at work while messages still come.
+    let ((), killed) = tokio::join!(deployment.send("notification-delivery", &bodies), kill);
     assert!(killed > 0, "nothing was running that could be killed");
 
     // What was killed comes back at the end of its visibility timeout, three minutes after it was received.

@@ -2,7 +2,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Postgres, Transaction};
+use sqlx::{Connection, Postgres, Transaction};
 use tokio::sync::Mutex;
 
 use crate::{Aws, Error};
@@ -46,8 +46,8 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(size)
             .acquire_timeout(Duration::from_secs(10))
-            // A frozen function keeps its connections; the server may have closed them meanwhile, which the
-            // test before use (on by default) finds.
+            // Connections die while the function is frozen, between invocations: `refresh` looks, once, instead of every statement.
+            .test_before_acquire(false)
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_lazy_with(options);
@@ -69,8 +69,15 @@ impl Database {
         Ok(self.pool.begin().await?)
     }
 
-    /// Makes a new IAM token for connections to come, when the last one grows old. Without IAM does nothing.
+    /// Makes connections fit for an invocation: those that died while the function was frozen go, and with IAM the ones to come get
+    /// a new token when the last has grown old.
     pub async fn refresh(&self) -> Result<(), Error> {
+        let idle: Vec<_> = std::iter::from_fn(|| self.pool.try_acquire()).collect();
+        for mut connection in idle {
+            if connection.ping().await.is_err() {
+                connection.close_on_drop();
+            }
+        }
         let Some(iam) = &self.iam else { return Ok(()) };
         let mut made_at = iam.made_at.lock().await;
         if made_at.is_none_or(|at| at.elapsed() > TOKEN_LIFE) {

@@ -14,8 +14,8 @@ use services::mail::{self, Options, Status, Sweep};
 
 /// A tick does not reach into the next one.
 const WORK_FOR: Duration = Duration::from_secs(50);
-/// Mails of one gate query.
-const PAGE: i64 = 500;
+/// Mails of one gate query. At SES's lowest rate, one a second, a page that begins in time also ends in time.
+const PAGE: i64 = 100;
 /// Notifications that are enqueued again in one run.
 const LOST: i64 = 500;
 
@@ -66,7 +66,7 @@ async fn send_due(message: &DispatchEmail, run: &Run, at: Timestamp, report: &mu
     let begun = Instant::now();
     while report.considered < limit && begun.elapsed() < WORK_FOR && !run.must_stop() {
         let page = PAGE.min((limit - report.considered) as i64);
-        let ids = mail::due(run.context().database().pool(), at, page).await?;
+        let ids = mail::take_due(run.context().database().pool(), at, page).await?;
         if ids.is_empty() || !send(run, &ids, at, report).await? {
             break;
         }

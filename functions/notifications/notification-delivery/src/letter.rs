@@ -7,6 +7,10 @@ use services::mail::{Category, Stream};
 use crate::store::Notification;
 
 const GENERIC: &str = "notification";
+/// An index takes no longer key.
+const LONGEST_KEY: usize = 255;
+/// More metadata than this is no mail: in HTML it would be cut by the reader's program.
+const LARGEST: usize = 32 * 1024;
 
 /// A mail about a notification.
 #[derive(Debug)]
@@ -30,7 +34,8 @@ pub fn compose(notification: &Notification) -> Letter {
     let text = |name: &str| notification.metadata.get(name).and_then(Value::as_str);
     let category = Category::of_notification(&notification.kind, text("category"));
     let special = special(notification).map(|key| (key, special_variables(notification)));
-    let fitting = special.filter(|(key, variables)| templates::check(key, variables).is_ok());
+    let fitting = special
+        .filter(|(key, variables)| variables.to_string().len() <= LARGEST && templates::check(key, variables).is_ok());
     let (key, variables) = fitting.unwrap_or_else(|| (GENERIC.to_owned(), generic_variables(notification)));
     let template = templates::find(&key)
         .or_else(|| templates::find(GENERIC))
@@ -42,8 +47,23 @@ pub fn compose(notification: &Notification) -> Letter {
         category,
         thread_id: (notification.kind == "MESSAGE")
             .then(|| notification.thread_id.clone())
-            .flatten(),
-        dedup_key: text("email_dedup_key").map_or_else(|| format!("notification:{}", notification.id), str::to_owned),
+            .flatten()
+            .filter(|id| is_key(id)),
+        dedup_key: text("email_dedup_key")
+            .filter(|key| is_key(key))
+            .map_or_else(|| format!("notification:{}", notification.id), str::to_owned),
+    }
+}
+
+fn is_key(text: &str) -> bool {
+    (1..=LONGEST_KEY).contains(&text.len())
+}
+
+/// The text as far as its reader wants it in mails.
+fn shown(notification: &Notification) -> &str {
+    match notification.kind.as_str() {
+        "MESSAGE" if !notification.show_message_preview => "Open the conversation to read it.",
+        _ => &notification.message,
     }
 }
 
@@ -98,12 +118,7 @@ fn special_variables(notification: &Notification) -> Value {
             variables.insert(name.into(), url.clone().into());
         }
     }
-    let preview = if notification.show_message_preview {
-        notification.message.as_str()
-    } else {
-        "Open the conversation to read it."
-    };
-    variables.insert("message_preview".into(), preview.into());
+    variables.insert("message_preview".into(), shown(notification).into());
     if let Some(days) = notification
         .metadata
         .get("days_until_expiry")
@@ -113,7 +128,7 @@ fn special_variables(notification: &Notification) -> Value {
     }
     variables.extend(notification.metadata.clone());
     if !notification.show_message_preview {
-        variables.insert("message_preview".into(), preview.into());
+        variables.insert("message_preview".into(), shown(notification).into());
     }
     Value::Object(variables)
 }
@@ -122,9 +137,9 @@ fn generic_variables(notification: &Notification) -> Value {
     json!({
         "user_name": notification.name.as_ref().map(services::Redacted::expose),
         "title": notification.title,
-        "message": notification.message,
+        "message": shown(notification),
         "priority": notification.priority,
         "action_url": notification.action_url,
-        "action_label": notification.metadata.get("action_label"),
+        "action_label": notification.metadata.get("action_label").filter(|label| label.as_str().is_some_and(|label| label.len() <= LONGEST_KEY)),
     })
 }

@@ -109,7 +109,7 @@ pub struct Enqueued {
     pub id: String,
     /// Its status.
     pub status: Status,
-    /// False when the key was there before.
+    /// False when the key was there before, be it in the same call.
     pub inserted: bool,
 }
 
@@ -168,7 +168,7 @@ pub async fn enqueue(
     )
     .fetch_all(executor)
     .await?;
-    let known: HashMap<_, _> = rows
+    let mut known: HashMap<_, _> = rows
         .into_iter()
         .map(|row| {
             (
@@ -187,10 +187,17 @@ pub async fn enqueue(
         status: Status::Pending,
         inserted: false,
     };
-    Ok(requests
-        .iter()
-        .map(|request| known.get(&request.dedup_key).cloned().unwrap_or_else(unseen))
-        .collect())
+    let answer = |request: &Request| {
+        let Some(row) = known.get_mut(&request.dedup_key) else {
+            return unseen();
+        };
+        let inserted = std::mem::take(&mut row.inserted);
+        Enqueued {
+            inserted,
+            ..row.clone()
+        }
+    };
+    Ok(requests.iter().map(answer).collect())
 }
 
 /// Addresses are stored trimmed and in lower case.
@@ -339,13 +346,20 @@ pub(super) async fn take_back(pool: &PgPool, token: &str, begun: &[String]) -> R
     Ok(())
 }
 
-/// The rows that are due, the most urgent stream first.
-pub async fn due(pool: &PgPool, at: Timestamp, limit: i64) -> Result<Vec<String>, Error> {
+/// Takes rows that are due, the most urgent stream first, and keeps other sweepers off them for a minute, since two of them would
+/// reserve the pace twice. This is no claim: the rows stay PENDING.
+pub async fn take_due(pool: &PgPool, at: Timestamp, limit: i64) -> Result<Vec<String>, Error> {
     let ids = sqlx::query_scalar!(
-        "SELECT id FROM email_messages
-         WHERE status = 'PENDING' AND next_attempt_at <= $1
-         ORDER BY array_position(ARRAY['ESSENTIAL', 'NOTIFICATION', 'DIGEST', 'MARKETING'], stream), next_attempt_at, id
-         LIMIT $2",
+        "WITH taken AS (
+             UPDATE email_messages SET lease_until = clock_timestamp() + interval '1 minute'
+             WHERE id IN (SELECT id FROM email_messages
+                          WHERE status = 'PENDING' AND next_attempt_at <= $1 AND (lease_until IS NULL OR lease_until < clock_timestamp())
+                          ORDER BY array_position(ARRAY['ESSENTIAL', 'NOTIFICATION', 'DIGEST', 'MARKETING'], stream), next_attempt_at, id
+                          LIMIT $2 FOR UPDATE SKIP LOCKED)
+             RETURNING id, stream, next_attempt_at
+         )
+         SELECT id FROM taken
+         ORDER BY array_position(ARRAY['ESSENTIAL', 'NOTIFICATION', 'DIGEST', 'MARKETING'], stream), next_attempt_at, id",
         at,
         limit,
     )
@@ -396,7 +410,7 @@ pub async fn sweep(pool: &PgPool) -> Result<Sweep, Error> {
                WHERE status = 'SENDING' AND lease_until < clock_timestamp()
                RETURNING 1
            ), resent AS (
-               UPDATE email_messages SET status = 'PENDING', status_reason = NULL, resent_at = clock_timestamp(), next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()
+               UPDATE email_messages SET status = 'PENDING', status_reason = NULL, resent_at = clock_timestamp(), updated_at = clock_timestamp()
                WHERE status = 'UNCERTAIN' AND stream = 'ESSENTIAL' AND resent_at IS NULL
                  AND updated_at < clock_timestamp() - interval '15 minutes'
                RETURNING 1

@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chrono::{Datelike, NaiveTime};
@@ -17,7 +17,7 @@ use super::stream::{Category, Stream};
 use super::templates::{self, Layout, Site, Template};
 use super::unsubscribe::Claim;
 use super::{Settings, mailable};
-use crate::{Database, Error, Kind, Redacted, Timestamp, local_time};
+use crate::{Aws, Database, Error, Kind, Redacted, Timestamp, local_time};
 
 /// After this many attempts a mail has failed.
 const ATTEMPTS: i32 = 5;
@@ -29,7 +29,8 @@ const QUOTA_MEMORY: Duration = Duration::from_secs(2);
 /// Sends what the ledger holds. One per function instance; keeps only what may be lost.
 #[derive(Debug)]
 pub struct Mailer {
-    ses: aws_sdk_sesv2::Client,
+    aws: Aws,
+    ses: OnceLock<aws_sdk_sesv2::Client>,
     settings: Settings,
     site: Site,
     in_flight: Semaphore,
@@ -90,12 +91,13 @@ struct Mail {
 
 impl Mailer {
     /// A mailer on this configuration.
-    pub fn new(sdk: &aws_config::SdkConfig, settings: Settings) -> Result<Self, Error> {
+    pub fn new(aws: &Aws, settings: Settings) -> Result<Self, Error> {
         let mut site = Site::new(&settings.app_url, &settings.postal_address)
             .map_err(|error| Error::permanent("APP_URL is no URL").caused_by(error))?;
         site.support_url.clone_from(&settings.support_url);
         Ok(Self {
-            ses: aws_sdk_sesv2::Client::new(sdk),
+            aws: aws.clone(),
+            ses: OnceLock::new(),
             in_flight: Semaphore::new(settings.in_flight),
             breaker: Mutex::new(Breaker::new(&settings.sender_domain)),
             quota: Mutex::new(None),
@@ -103,6 +105,11 @@ impl Mailer {
             site,
             settings,
         })
+    }
+
+    fn ses(&self) -> &aws_sdk_sesv2::Client {
+        self.ses
+            .get_or_init(|| aws_sdk_sesv2::Client::new(&self.aws.of("SESV2")))
     }
 
     /// The domain that mail comes from; part of every row.
@@ -135,8 +142,9 @@ impl Mailer {
 
     async fn dispatch_page(&self, database: &Database, ids: &[String], options: Options) -> Result<Vec<Moved>, Error> {
         let quota = self.quota(database).await?;
-        let mails = load(database, ids, options.at, &quota).await?;
-        let (ready, refused) = self.pass_gate(mails, options.at);
+        let (mails, mut refused) = load(database, ids, options.at, &quota).await?;
+        let (ready, stopped) = self.pass_gate(mails, options.at);
+        refused.extend(stopped);
         let mut moved = ledger::transit(database.pool(), Status::Pending, &refused).await?;
         let mut lanes: HashMap<Lane, Vec<Ready>> = HashMap::new();
         for mail in ready {
@@ -150,7 +158,7 @@ impl Mailer {
         Ok(moved)
     }
 
-    /// The quota; one process a minute asks SES for it.
+    /// The quota; one process a minute asks SES for it, and each while nobody knows it.
     async fn quota(&self, database: &Database) -> Result<Quota, Error> {
         let mut memory = self.quota.lock().await;
         if let Some((at, quota)) = &*memory
@@ -159,8 +167,8 @@ impl Mailer {
             return Ok(quota.clone());
         }
         let mut quota = pacing::quota(database.pool()).await?;
-        if quota.stale && pacing::win_refresh(database.pool()).await? {
-            match ses::account(&self.ses).await {
+        if quota.unknown || (quota.stale && pacing::win_refresh(database.pool()).await?) {
+            match ses::account(self.ses()).await {
                 Ok(account) => {
                     pacing::store(database.pool(), &account).await?;
                     quota = pacing::quota(database.pool()).await?;
@@ -270,6 +278,12 @@ impl Mailer {
         })
     }
 
+    /// What the breaker allows. A method of its own, because a guard in the head of a `match` is held to its end, and what follows
+    /// from a permit asks the breaker again.
+    async fn permit(&self, database: &Database) -> Result<Permit, Error> {
+        self.breaker.lock().await.permit(database.pool()).await
+    }
+
     /// Sends the mails of one lane in chunks of a quarter second. The next chunk reserves its slot while the last one's answers
     /// are still coming, so that latency costs no rate.
     async fn send_lane(
@@ -290,7 +304,7 @@ impl Mailer {
             let reason = if exhausted { "daily_quota" } else { "sending_disabled" };
             return self.postpone(database, &mails, until, reason).await;
         }
-        let size = match self.breaker.lock().await.permit(database.pool()).await? {
+        let size = match self.permit(database).await? {
             Permit::Open(until) => return self.postpone(database, &mails, until, "circuit_open").await,
             Permit::Probe => return self.probe(database, lane, mails, quota, options).await,
             Permit::Closed => quota.chunk(lane),
@@ -326,7 +340,11 @@ impl Mailer {
                 self.send_chunk(database, lane, vec![mail], quota, options, true)
                     .await?,
             );
-            match self.breaker.lock().await.permit(database.pool()).await? {
+            if mails.len() == 0 {
+                // Who asks takes the next probe, and would keep it from others until its lease ends.
+                break;
+            }
+            match self.permit(database).await? {
                 Permit::Probe => {}
                 Permit::Open(until) => {
                     moved.extend(
@@ -358,21 +376,35 @@ impl Mailer {
             Reservation::Full(until) => return self.postpone(database, &chunk, until, "rate_limited").await,
         };
         tokio::time::sleep(slot.wait).await;
-        if !probing && let Permit::Open(until) = self.breaker.lock().await.permit(database.pool()).await? {
-            return self.postpone(database, &chunk, until, "circuit_open").await;
+        if !probing {
+            // What was closed when the lane began may have opened while the chunk waited for its slot.
+            match self.permit(database).await? {
+                Permit::Open(until) => return self.postpone(database, &chunk, until, "circuit_open").await,
+                Permit::Probe => return Box::pin(self.probe(database, lane, chunk, quota, options)).await,
+                Permit::Closed => {}
+            }
         }
         let ids: Vec<_> = chunk.iter().map(|mail| mail.id.clone()).collect();
         let due = options.at.max(chrono::Utc::now());
         let token = format!("{:032x}", rand::random::<u128>());
         let journal = self.journal(database).await?;
         journal.claim(&token);
-        let claimed = ledger::claim(database.pool(), &token, &ids, due).await?;
+        let claimed = match ledger::claim(database.pool(), &token, &ids, due).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                // It may have been carried out; nothing has left.
+                if ledger::take_back(database.pool(), &token, &[]).await.is_ok() {
+                    journal.settle(&token);
+                }
+                return Err(error);
+            }
+        };
         let mails: Vec<_> = chunk
             .into_iter()
             .filter_map(|mail| claimed.get(&mail.id).map(|&attempts| Ready { attempts, ..mail }))
             .collect();
         let (answers, report) = self.call_all(&mails, slot, &token, journal).await;
-        let transitions = self.judge(database, lane, &mails, answers, options).await?;
+        let transitions = self.judge(database, lane, &mails, answers, options).await;
         let moved = self.settle(database, &transitions).await?;
         journal.settle(&token);
         self.breaker.lock().await.report(database.pool(), report).await?;
@@ -438,7 +470,7 @@ impl Mailer {
                     return None;
                 }
                 let (journal, token, id) = (journal.clone(), token.to_owned(), mail.id.clone());
-                let answer = ses::send(&self.ses, &mail.letter, move || journal.begin(&token, &id)).await;
+                let answer = ses::send(self.ses(), &mail.letter, move || journal.begin(&token, &id)).await;
                 tally(&answer);
                 Some(answer)
             }
@@ -487,7 +519,7 @@ impl Mailer {
         self.journal.get_or_try_init(open).await
     }
 
-    /// What each answer makes of its row (spec: comms, C1).
+    /// What each answer makes of its row (spec: comms, C1). Never fails: what SES has taken must be written down.
     async fn judge(
         &self,
         database: &Database,
@@ -495,21 +527,31 @@ impl Mailer {
         mails: &[Ready],
         answers: Vec<Option<Answer>>,
         options: Options,
-    ) -> Result<Vec<Transition>, Error> {
+    ) -> Vec<Transition> {
+        let unheard =
+            |error: Error| tracing::warn!(error = error.chain(), "other processes do not learn what SES said");
         let too_fast = answers.iter().any(|answer| matches!(answer, Some(Answer::TooFast)));
-        let lane_free = if too_fast {
-            pacing::slow_down(database.pool(), lane).await?
-        } else {
-            options.at
+        let lane_free = match too_fast {
+            true => pacing::slow_down(database.pool(), lane).await.map_err(unheard).ok(),
+            false => None,
         };
+        let lane_free = lane_free.unwrap_or(options.at + chrono::Duration::seconds(1));
         let refusal = answers.iter().find_map(|answer| match answer {
             Some(Answer::AccountRefused(reason)) => Some(reason.clone()),
             _ => None,
         });
         let reopens = match &refusal {
-            Some(reason) => self.breaker.lock().await.force_open(database.pool(), reason).await?,
-            None => options.at,
+            Some(reason) => self
+                .breaker
+                .lock()
+                .await
+                .force_open(database.pool(), reason)
+                .await
+                .map_err(unheard)
+                .ok(),
+            None => None,
         };
+        let reopens = reopens.unwrap_or(options.at + chrono::Duration::minutes(15));
         if too_fast {
             *self.quota.lock().await = None;
         }
@@ -545,7 +587,7 @@ impl Mailer {
             // Due at once; whoever takes it asks the breaker first.
             None => postponed(&mail.id, options.at, "circuit_open", true),
         };
-        Ok(mails.iter().zip(answers).map(judge).collect())
+        mails.iter().zip(answers).map(judge).collect()
     }
 
     async fn postpone(
@@ -578,8 +620,13 @@ fn backoff(attempts: i32) -> Duration {
     plain.mul_f64(rand::random_range(0.9..=1.1))
 }
 
-/// The gate's one query: mails, recipients, preferences, suppressions, counters.
-async fn load(database: &Database, ids: &[String], at: Timestamp, quota: &Quota) -> Result<Vec<Mail>, Error> {
+/// The gate's one query: mails, recipients, preferences, suppressions, counters. A row that no program of ours wrote fails alone.
+async fn load(
+    database: &Database,
+    ids: &[String],
+    at: Timestamp,
+    quota: &Quota,
+) -> Result<(Vec<Mail>, Vec<Transition>), Error> {
     let rows = sqlx::query!(
         r#"SELECT m.id, m.dedup_key, m.user_id, m.to_email, m.stream, m.category, m.template, coalesce(m.variables, '{}') AS "variables!", m.priority,
                   m.campaign_id, m.attempts, m.expires_at,
@@ -603,44 +650,47 @@ async fn load(database: &Database, ids: &[String], at: Timestamp, quota: &Quota)
     )
     .fetch_all(database.pool())
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let unknown = |error: super::UnknownName| {
-                Error::permanent(format!("mail {} is not what the ledger allows", row.id)).caused_by(error)
-            };
-            let stream: Stream = row.stream.parse().map_err(unknown)?;
-            Ok(Mail {
-                dedup_key: row.dedup_key,
-                user_id: row.user_id,
-                to: row.to_email.into(),
+    let (mut mails, mut unknown) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in rows {
+        let (stream, category) = match (row.stream.parse::<Stream>(), row.category.parse::<Category>()) {
+            (Ok(stream), Ok(category)) => (stream, category),
+            (Err(error), _) | (_, Err(error)) => {
+                unknown.push(Transition::to(&row.id, Status::Failed, Some(&error.to_string())));
+                continue;
+            }
+        };
+        mails.push(Mail {
+            dedup_key: row.dedup_key,
+            user_id: row.user_id,
+            to: row.to_email.into(),
+            stream,
+            category,
+            template: row.template,
+            variables: row.variables,
+            campaign_id: row.campaign_id,
+            attempts: row.attempts,
+            audience: Audience {
+                known: row.known,
+                active: row.active,
+                verified: row.verified,
+                unsubscribed: row.unsubscribed,
+                category_off: row.category_off,
+                channel_off: row.channel_off,
+                suppression: row.suppression.zip(row.scope),
+            },
+            circumstances: Circumstances {
                 stream,
-                category: row.category.parse().map_err(unknown)?,
-                template: row.template,
-                variables: row.variables,
-                campaign_id: row.campaign_id,
-                attempts: row.attempts,
-                audience: Audience {
-                    known: row.known,
-                    active: row.active,
-                    verified: row.verified,
-                    unsubscribed: row.unsubscribed,
-                    category_off: row.category_off,
-                    channel_off: row.channel_off,
-                    suppression: row.suppression.zip(row.scope),
-                },
-                circumstances: Circumstances {
-                    stream,
-                    urgent: row.priority == "URGENT",
-                    expires_at: row.expires_at,
-                    marketing_paused: quota.marketing_paused,
-                    email_frequency: row.email_frequency,
-                    zone: local_time::zone(&row.time_zone),
-                    quiet_hours: row.quiet_hours_start.zip(row.quiet_hours_end),
-                    marketing_sent: row.marketing_sent,
-                    notifications_sent: row.notifications_sent,
-                },
-                id: row.id,
-            })
-        })
-        .collect()
+                urgent: row.priority == "URGENT",
+                expires_at: row.expires_at,
+                marketing_paused: quota.marketing_paused,
+                email_frequency: row.email_frequency,
+                zone: local_time::zone(&row.time_zone),
+                quiet_hours: row.quiet_hours_start.zip(row.quiet_hours_end),
+                marketing_sent: row.marketing_sent,
+                notifications_sent: row.notifications_sent,
+            },
+            id: row.id,
+        });
+    }
+    Ok((mails, unknown))
 }

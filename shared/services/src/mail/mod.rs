@@ -33,7 +33,7 @@ mod unsubscribe;
 
 pub use address::mailable;
 pub use gate::{Audience, Gate, refusal};
-pub use ledger::{Enqueued, Request, Status, Sweep, confirm, due, enqueue, expire, sweep};
+pub use ledger::{Enqueued, Request, Status, Sweep, confirm, enqueue, expire, sweep, take_due};
 pub use mailer::{Dispatched, Mailer, Options};
 pub use settings::Settings;
 pub use stream::{Category, Stream, UnknownName};

@@ -65,6 +65,8 @@ pub(super) struct Quota {
     /// Nothing of it is left.
     pub exhausted: bool,
     pub marketing_paused: bool,
+    /// SES was never asked: the rate is a guess.
+    pub unknown: bool,
     /// Older than a minute: somebody should ask SES again.
     pub stale: bool,
 }
@@ -92,7 +94,7 @@ pub(super) async fn quota(pool: &PgPool) -> Result<Quota, Error> {
                   sending_enabled, marketing_paused,
                   max_24h_send >= 0 AND sent_24h >= 0.9 * max_24h_send AS "bulk_exhausted!",
                   max_24h_send >= 0 AND sent_24h >= max_24h_send AS "exhausted!",
-                  coalesce(fetched_at < clock_timestamp() - interval '60 seconds', true) AS "stale!"
+                  fetched_at IS NULL AS "unknown!", coalesce(fetched_at < clock_timestamp() - interval '60 seconds', false) AS "stale!"
            FROM email_sending_state"#
     )
     .fetch_one(pool)
@@ -104,6 +106,7 @@ pub(super) async fn quota(pool: &PgPool) -> Result<Quota, Error> {
         bulk_exhausted: row.bulk_exhausted,
         exhausted: row.exhausted,
         marketing_paused: row.marketing_paused,
+        unknown: row.unknown,
         stale: row.stale,
     })
 }
@@ -112,7 +115,7 @@ pub(super) async fn quota(pool: &PgPool) -> Result<Quota, Error> {
 pub(super) async fn win_refresh(pool: &PgPool) -> Result<bool, Error> {
     let won = sqlx::query!(
         "UPDATE email_sending_state SET fetched_at = clock_timestamp()
-         WHERE fetched_at IS NULL OR fetched_at < clock_timestamp() - interval '60 seconds'"
+         WHERE fetched_at < clock_timestamp() - interval '60 seconds'"
     )
     .execute(pool)
     .await?;
@@ -132,7 +135,8 @@ pub(super) struct Account {
 pub(super) async fn store(pool: &PgPool, account: &Account) -> Result<(), Error> {
     sqlx::query!(
         "UPDATE email_sending_state
-         SET max_send_rate = $1::float8, max_24h_send = $2::float8, sent_24h = $3::float8, sending_enabled = $4, enforcement_status = $5",
+         SET max_send_rate = $1::float8, max_24h_send = $2::float8, sent_24h = $3::float8, sending_enabled = $4, enforcement_status = $5,
+             fetched_at = clock_timestamp()",
         account.max_send_rate,
         account.max_24h_send,
         account.sent_24h,

@@ -208,3 +208,52 @@ pub(super) async fn account(client: &Client) -> Result<Account, Error> {
         enforcement_status: answer.enforcement_status().map(str::to_owned),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_config::retry::RetryConfig;
+    use aws_config::{BehaviorVersion, Region};
+    use aws_credential_types::Credentials;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn client(endpoint: &str) -> Client {
+        let config = aws_sdk_sesv2::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
+            .retry_config(RetryConfig::disabled())
+            .endpoint_url(endpoint);
+        Client::from_conf(config.build())
+    }
+
+    fn letter() -> Letter {
+        let text = || Redacted::new("text".to_owned());
+        Letter {
+            from: "hello@example.test".into(),
+            reply_to: None,
+            to: Redacted::new("ann@example.test".to_owned()),
+            subject: text(),
+            text: text(),
+            html: text(),
+            headers: Vec::new(),
+            tags: Vec::new(),
+            configuration_set: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_never_connected_was_not_accepted_and_one_without_an_answer_is_in_doubt() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(&format!("http://{}", listener.local_addr().unwrap()));
+        let letter = letter();
+        let hang_up = async { drop(listener.accept().await.unwrap()) };
+        let (answer, ()) = tokio::join!(send(&client, &letter, || {}), hang_up);
+        assert_eq!(answer, Answer::InDoubt("no_answer".into()));
+
+        drop(listener);
+        let answer = send(&client, &letter, || {}).await;
+        assert_eq!(answer, Answer::NotAccepted("connect_failed".into()));
+    }
+}
