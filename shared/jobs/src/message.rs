@@ -75,7 +75,14 @@ pub fn decode<M: Message>(body: Value) -> Result<M, Undecodable> {
         });
     }
     let body = (version..M::V).fold(body, |body, version| M::upcast(version, body));
-    let message: M = serde_json::from_value(body).map_err(|error| Undecodable::Invalid(error.to_string()))?;
+    let message: M = serde_path_to_error::deserialize(body).map_err(|error| {
+        let (path, cause) = (error.path().to_string(), error.inner());
+        Undecodable::Invalid(if path == "." {
+            cause.to_string()
+        } else {
+            format!("`{path}`: {cause}")
+        })
+    })?;
     message.validate().map_err(Undecodable::Invalid)?;
     Ok(message)
 }
@@ -125,6 +132,10 @@ mod tests {
             (json!([1]), "the body is a JSON array, not an object"),
             (json!({"v": "x"}), "invalid message: `v` is not a positive integer"),
             (json!({"v": 2}), "invalid message: missing field `new_name`"),
+            (
+                json!({"v": 2, "new_name": true}),
+                "invalid message: `new_name`: invalid type: boolean `true`, expected u8",
+            ),
         ] {
             assert_eq!(decode::<Renamed>(body).unwrap_err().to_string(), reason);
         }

@@ -78,8 +78,9 @@ impl From<sqlx::Error> for Error {
 
         let kind = match &error {
             sqlx::Error::Database(database) => match database.code().as_deref().unwrap_or("") {
-                // Data exceptions, integrity violations and errors in the statement itself stay what they are.
-                code if ["22", "23", "42"].iter().any(|class| code.starts_with(class)) => Kind::Permanent,
+                // Data exceptions, integrity violations, errors in the statement itself and values beyond a limit stay
+                // what they are.
+                code if ["22", "23", "42", "54"].iter().any(|class| code.starts_with(class)) => Kind::Permanent,
                 _ => Kind::Transient,
             },
             Configuration(_)

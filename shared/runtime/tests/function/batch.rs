@@ -104,7 +104,7 @@ async fn a_body_that_is_no_message_is_dead_with_a_reason_that_a_person_understan
         (
             "variant",
             "{\"end\":\"dance\"}".into(),
-            "invalid message: unknown variant `dance`",
+            "invalid message: `end`: unknown variant `dance`",
         ),
         (
             "version",
