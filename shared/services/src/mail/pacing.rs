@@ -186,7 +186,7 @@ pub(super) async fn slow_down(pool: &PgPool, lane: Lane) -> Result<Timestamp, Er
         r#"WITH factor AS (
                UPDATE email_sending_state
                SET throttle_factor = greatest(0.1, 0.5 * least(1, throttle_factor
-                       + 0.1 * greatest(0, floor((extract(epoch FROM clock_timestamp() - coalesce(throttled_at, '-infinity')) - 60) / 30)))),
+                       + 0.1 * greatest(0, floor((coalesce(extract(epoch FROM clock_timestamp() - throttled_at), 0) - 60) / 30)))),
                    throttled_at = clock_timestamp()
                WHERE throttled_at IS NULL OR throttled_at < clock_timestamp() - interval '1 second'
            )
