@@ -88,7 +88,7 @@ impl Deployment {
                     .id(id.to_string())
                     .message_body(body)
                     .build()
-                    .unwrap()
+                    .expect("an entry has an id and a body")
             };
             let entries = batch.iter().enumerate().map(entry).collect();
             let answer = self
