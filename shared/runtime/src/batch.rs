@@ -9,8 +9,8 @@ use std::time::Duration;
 use jobs::{Spec, Undecodable};
 use serde_json::Value;
 use services::{DEAD_LETTER_SUFFIX, Error, Outgoing, outbox};
-use sqlx::{Connection, PgConnection};
-use tokio::time::{Instant, timeout, timeout_at};
+use sqlx::PgConnection;
+use tokio::time::{Instant, timeout_at};
 
 use crate::context::{Context, Run};
 use crate::event::{CONTINUATION, DEAD_LETTER_MARK, FIRST_SEEN, Identity, RUN_KEY, Record, TRACE_PARENT, link};
@@ -27,8 +27,6 @@ const LARGEST_MESSAGE: usize = 1024 * 1024;
 const LONGEST_CHAIN: u64 = 1000;
 /// What is best effort ends so long before the deadline.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_millis(100);
-/// In the milliseconds that it takes otherwise a connection is free, or all of them are stuck.
-const FREE_CONNECTION_WITHIN: Duration = Duration::from_millis(100);
 
 /// What the intake does with a record.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,14 +146,11 @@ impl Batch<'_> {
         if applications.is_empty() {
             return Ok(HashMap::new());
         }
-        ledger::claim(
-            self.context.database().pool(),
-            self.spec.name(),
-            &self.token,
-            self.spec.lease(),
-            &applications,
-        )
-        .await
+        let (job, lease) = (self.spec.name(), self.spec.lease());
+        let claim = async |connection: &mut PgConnection| {
+            ledger::claim(connection, job, &self.token, lease, &applications).await
+        };
+        self.context.database().ledger(claim).await
     }
 
     /// Settles what the ledger knows already; the first record of each granted run goes on.
@@ -396,22 +391,11 @@ impl Batch<'_> {
         }
     }
 
-    /// A handler that was stopped inside a statement keeps its connection until the server answers. The others do not wait for
-    /// that: when no connection is free, their endings get one of their own.
     async fn finish_now(&self, endings: &[Ending]) -> Result<ledger::Finished, Error> {
-        let pool = self.context.database().pool();
-        let (mut pooled, mut own);
-        let connection = match timeout(FREE_CONNECTION_WITHIN, pool.acquire()).await {
-            Ok(connection) => {
-                pooled = connection?;
-                &mut *pooled
-            }
-            Err(_) => {
-                own = PgConnection::connect_with(&pool.connect_options()).await?;
-                &mut own
-            }
+        let finish = async |connection: &mut PgConnection| {
+            ledger::finish(connection, self.spec.name(), &self.token, endings).await
         };
-        ledger::finish(connection, self.spec.name(), &self.token, endings).await
+        self.context.database().ledger(finish).await
     }
 
     /// What an outcome makes of a run and of its record.

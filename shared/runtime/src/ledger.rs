@@ -36,7 +36,7 @@ pub(crate) enum Claim {
 /// Claims runs for `token`. Keys must be distinct; they are taken in order, so that two batches with the same runs do not lock
 /// each other out.
 pub(crate) async fn claim(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     job: &str,
     token: &str,
     lease: Duration,
@@ -83,7 +83,7 @@ pub(crate) async fn claim(
         &first_seen,
         &column(|run| run.trace_id.clone()),
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     let mut claims: HashMap<_, _> = rows
         .into_iter()

@@ -1,8 +1,8 @@
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection, Postgres, Transaction};
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use tokio::sync::Mutex;
 
 use crate::{Aws, Error};
@@ -10,11 +10,25 @@ use crate::{Aws, Error};
 /// An RDS IAM token is good for 15 minutes; a new one is made in time.
 const TOKEN_LIFE: Duration = Duration::from_secs(10 * 60);
 
-/// PostgreSQL, for one function instance: at most two connections, opened when first needed.
+/// How long to wait for a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A connection that has not been used for so long may have died, in a function that was frozen meanwhile. By the wall clock: the
+/// monotonic one stands still with the function.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// PostgreSQL, for one function instance: at most two connections, opened when first needed. One is the runtime's own: a handler
+/// that is stuck in a statement keeps nobody from the ledger, and a pool's test on every return would cost more than the ledger.
 #[derive(Debug)]
 pub struct Database {
     pool: PgPool,
+    ledger: Mutex<Option<Ledger>>,
     iam: Option<Iam>,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    connection: PgConnection,
+    used_at: SystemTime,
 }
 
 #[derive(Debug)]
@@ -34,7 +48,7 @@ impl Database {
         // Who is connected shows in pg_stat_activity.
         let name = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
         let options = options.application_name(&name);
-        let size = match std::env::var("DATABASE_POOL_SIZE") {
+        let size: u32 = match std::env::var("DATABASE_POOL_SIZE") {
             Ok(size) => size.parse().map_err(|_| missing("DATABASE_POOL_SIZE"))?,
             Err(_) => 2,
         };
@@ -44,19 +58,25 @@ impl Database {
             made_at: Mutex::new(None),
         });
         let pool = PgPoolOptions::new()
-            .max_connections(size)
-            .acquire_timeout(Duration::from_secs(10))
-            // Connections die while the function is frozen, between invocations: `refresh` looks, once, instead of every statement.
-            .test_before_acquire(false)
+            .max_connections(size.saturating_sub(1).max(1))
+            .acquire_timeout(PATIENCE)
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_lazy_with(options);
-        Ok(Self { pool, iam })
+        Ok(Self {
+            pool,
+            ledger: Mutex::new(None),
+            iam,
+        })
     }
 
     /// Around a pool that exists.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, iam: None }
+        Self {
+            pool,
+            ledger: Mutex::new(None),
+            iam: None,
+        }
     }
 
     /// The connections. Call [`Database::refresh`] once at the beginning of an invocation.
@@ -64,20 +84,43 @@ impl Database {
         &self.pool
     }
 
+    /// Does something on the runtime's own connection, one caller at a time. Only a connection that has just answered is kept: one
+    /// that failed, or whose caller gave up, goes.
+    pub async fn ledger<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        let mut slot = self.ledger.lock().await;
+        let mut connection = match slot.take() {
+            Some(ledger) if is_fresh(ledger.used_at) => ledger.connection,
+            Some(mut ledger) => match ledger.connection.ping().await {
+                Ok(()) => ledger.connection,
+                Err(_) => self.connect().await?,
+            },
+            None => self.connect().await?,
+        };
+        let result = work(&mut connection).await;
+        if result.is_ok() {
+            *slot = Some(Ledger {
+                connection,
+                used_at: SystemTime::now(),
+            });
+        }
+        result
+    }
+
+    async fn connect(&self) -> Result<PgConnection, Error> {
+        let options = self.pool.connect_options();
+        let connecting = tokio::time::timeout(PATIENCE, PgConnection::connect_with(&options));
+        Ok(connecting
+            .await
+            .map_err(|_| Error::transient("the database took no connection in time"))??)
+    }
+
     /// Begins a transaction.
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
         Ok(self.pool.begin().await?)
     }
 
-    /// Makes connections fit for an invocation: those that died while the function was frozen go, and with IAM the ones to come get
-    /// a new token when the last has grown old.
+    /// Makes a new IAM token for connections to come, when the last one grows old. Without IAM does nothing.
     pub async fn refresh(&self) -> Result<(), Error> {
-        let idle: Vec<_> = std::iter::from_fn(|| self.pool.try_acquire()).collect();
-        for mut connection in idle {
-            if connection.ping().await.is_err() {
-                connection.close_on_drop();
-            }
-        }
         let Some(iam) = &self.iam else { return Ok(()) };
         let mut made_at = iam.made_at.lock().await;
         if made_at.is_none_or(|at| at.elapsed() > TOKEN_LIFE) {
@@ -87,4 +130,8 @@ impl Database {
         }
         Ok(())
     }
+}
+
+fn is_fresh(used_at: SystemTime) -> bool {
+    used_at.elapsed().is_ok_and(|age| age < FRESH)
 }
