@@ -307,8 +307,7 @@ impl Mailer {
         let size = match self.permit(database).await? {
             Permit::Open(until) => return self.postpone(database, &mails, until, "circuit_open").await,
             Permit::Probe => return self.probe(database, lane, mails, quota, options).await,
-            // Small enough that the ledger hears of one chunk while the next is under way.
-            Permit::Closed => quota.chunk(lane).min(2 * self.settings.in_flight),
+            Permit::Closed => quota.chunk(lane),
         };
         let mut chunks = Vec::new();
         let mut mails = mails.into_iter().peekable();
