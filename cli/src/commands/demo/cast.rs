@@ -62,7 +62,7 @@ const CAST: &[(&[&str], &str)] = &[
          SELECT id, 'ROYALTY', 'EMAIL', false FROM unnest($1) AS id",
     ),
     (
-        &["Claude"],
+        &["Marianne"],
         "INSERT INTO email_suppressions (email, reason, scope) SELECT email, 'BOUNCE', 'ALL' FROM users WHERE id = ANY($1)",
     ),
     (
