@@ -236,20 +236,26 @@ impl Transition {
     }
 }
 
-/// A row after a transition.
+/// A row after dispatching it.
 #[derive(Clone, Debug)]
-pub(super) struct Moved {
+pub struct Dispatched {
+    /// The row.
     pub id: String,
+    /// Its status.
     pub status: Status,
+    /// Why, if not sent.
     pub reason: Option<String>,
+    /// Calls to SES so far.
     pub attempts: i32,
+    /// When a PENDING row is due.
     pub next_attempt_at: Timestamp,
+    /// SES was called and is known not to have the mail, which is PENDING again.
     pub faulted: bool,
 }
 
 /// Moves rows that are still in `from`, and tells the notifications that own them, in one statement. A late "sent" also wins over
 /// the UNCERTAIN that a sweep wrote meanwhile.
-pub(super) async fn transit(pool: &PgPool, from: Status, transitions: &[Transition]) -> Result<Vec<Moved>, Error> {
+pub(super) async fn transit(pool: &PgPool, from: Status, transitions: &[Transition]) -> Result<Vec<Dispatched>, Error> {
     if transitions.is_empty() {
         return Ok(Vec::new());
     }
@@ -296,7 +302,7 @@ pub(super) async fn transit(pool: &PgPool, from: Status, transitions: &[Transiti
         .filter(|t| t.faulted)
         .map(|t| t.id.as_str())
         .collect();
-    let moved = rows.into_iter().map(|row| Moved {
+    let moved = rows.into_iter().map(|row| Dispatched {
         faulted: faulted.contains(row.id.as_str()),
         id: row.id,
         status: Status::named(&row.status),

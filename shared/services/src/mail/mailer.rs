@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 use super::breaker::{Breaker, FAULTS_IN_A_ROW, Permit, Report};
 use super::gate::{self, Audience, Circumstances, Gate};
 use super::journal::{self, Journal};
-use super::ledger::{self, Moved, Status, Transition};
+use super::ledger::{self, Dispatched, Status, Transition};
 use super::pacing::{self, Lane, Quota, Reservation, Slot};
 use super::ses::{self, Answer, Letter};
 use super::stream::{Category, Stream};
@@ -46,23 +46,6 @@ pub struct Options {
     pub at: Timestamp,
     /// The wait after the n-th attempt of a mail, instead of the ledger's own, for callers who come back sooner.
     pub retry_after: Option<fn(i32) -> Duration>,
-}
-
-/// A row after dispatching it.
-#[derive(Clone, Debug)]
-pub struct Dispatched {
-    /// The row.
-    pub id: String,
-    /// Its status.
-    pub status: Status,
-    /// Why, if not sent.
-    pub reason: Option<String>,
-    /// Calls to SES so far.
-    pub attempts: i32,
-    /// When a PENDING row is due.
-    pub next_attempt_at: Timestamp,
-    /// SES was called and is known not to have the mail, which is PENDING again.
-    pub faulted: bool,
 }
 
 /// A row that passed the gate, ready to leave.
@@ -129,18 +112,15 @@ impl Mailer {
         for page in ids.chunks(PAGE) {
             moved.extend(self.dispatch_page(database, page, options).await?);
         }
-        let dispatched = |row: Moved| Dispatched {
-            id: row.id,
-            status: row.status,
-            reason: row.reason,
-            attempts: row.attempts,
-            next_attempt_at: row.next_attempt_at,
-            faulted: row.faulted,
-        };
-        Ok(moved.into_iter().map(dispatched).collect())
+        Ok(moved)
     }
 
-    async fn dispatch_page(&self, database: &Database, ids: &[String], options: Options) -> Result<Vec<Moved>, Error> {
+    async fn dispatch_page(
+        &self,
+        database: &Database,
+        ids: &[String],
+        options: Options,
+    ) -> Result<Vec<Dispatched>, Error> {
         let quota = self.quota(database).await?;
         let (mails, mut refused) = load(database, ids, options.at, &quota).await?;
         let (ready, stopped) = self.pass_gate(mails, options.at);
@@ -293,7 +273,7 @@ impl Mailer {
         mails: Vec<Ready>,
         quota: &Quota,
         options: Options,
-    ) -> Result<Vec<Moved>, Error> {
+    ) -> Result<Vec<Dispatched>, Error> {
         let exhausted = if lane == Lane::Bulk {
             quota.bulk_exhausted
         } else {
@@ -332,7 +312,7 @@ impl Mailer {
         mails: Vec<Ready>,
         quota: &Quota,
         options: Options,
-    ) -> Result<Vec<Moved>, Error> {
+    ) -> Result<Vec<Dispatched>, Error> {
         let mut moved = Vec::new();
         let mut mails = mails.into_iter();
         while let Some(mail) = mails.next() {
@@ -370,7 +350,7 @@ impl Mailer {
         quota: &Quota,
         options: Options,
         probing: bool,
-    ) -> Result<Vec<Moved>, Error> {
+    ) -> Result<Vec<Dispatched>, Error> {
         let slot = match self.reserve(database, lane, quota, chunk.len()).await? {
             Reservation::Granted(slot) => slot,
             Reservation::Full(until) => return self.postpone(database, &chunk, until, "rate_limited").await,
@@ -481,7 +461,7 @@ impl Mailer {
     }
 
     /// The mails are out: it is worth a little patience to write that down.
-    async fn settle(&self, database: &Database, transitions: &[Transition]) -> Result<Vec<Moved>, Error> {
+    async fn settle(&self, database: &Database, transitions: &[Transition]) -> Result<Vec<Dispatched>, Error> {
         let mut waits = [100, 500, 1000].map(Duration::from_millis).into_iter();
         loop {
             match (
@@ -596,7 +576,7 @@ impl Mailer {
         mails: &[Ready],
         until: Timestamp,
         reason: &str,
-    ) -> Result<Vec<Moved>, Error> {
+    ) -> Result<Vec<Dispatched>, Error> {
         let transitions: Vec<_> = mails
             .iter()
             .map(|mail| postponed(&mail.id, until, reason, false))

@@ -33,8 +33,8 @@ mod unsubscribe;
 
 pub use address::mailable;
 pub use gate::{Audience, Gate, refusal};
-pub use ledger::{Enqueued, Request, Status, Sweep, confirm, enqueue, expire, sweep, take_due};
-pub use mailer::{Dispatched, Mailer, Options};
+pub use ledger::{Dispatched, Enqueued, Request, Status, Sweep, confirm, enqueue, expire, sweep, take_due};
+pub use mailer::{Mailer, Options};
 pub use settings::Settings;
 pub use stream::{Category, Stream, UnknownName};
 pub use unsubscribe::{Claim, Signer};
