@@ -1,7 +1,7 @@
 //! Every job, by domain. This file reads like a table of contents; the numbers' sources are the spec sections
 //! of the same names.
 
-use crate::messages::{DeliverNotification, DispatchEmail, RelayOutbox};
+use crate::messages::*;
 use crate::spec::Use::{Database, Mail};
 use crate::spec::{Backoff, Cron, Job, Priority, Schedule, Spec, mb, millis, minutes, secs};
 

@@ -26,5 +26,5 @@ pub use check::{Finding, Limits, check};
 pub use id::{Id, InvalidId};
 pub use manifest::manifest;
 pub use message::{Message, Timestamp, Undecodable, decode};
-pub use messages::{DeliverNotification, DispatchEmail, RelayOutbox};
+pub use messages::*;
 pub use spec::{Backoff, Cron, Job, Load, Priority, Schedule, Spec, Use, mb, millis, minutes, secs};

@@ -63,7 +63,7 @@ impl New {
         what it does
   functions/{path}/tests/acceptance.rs
         what it must do
-  shared/jobs/src/messages.rs
+  shared/jobs/src/messages/{domain}.rs
         its message, {message}
   shared/jobs/src/catalog.rs
         its declaration, {constant}: attempts, concurrency, timeout, load
@@ -75,6 +75,7 @@ impl New {
   cargo jobs up                         deploys it on this machine
   cargo jobs enqueue {job} '{body}'",
             job = name.job,
+            domain = name.domain,
             message = name.message(),
             constant = name.constant(),
         );
@@ -117,16 +118,18 @@ impl New {
         edits.create(events.join("sqs-wrong-fields.json"), fill(wrong));
 
         let sources = root.join("shared/jobs/src");
-        edits.change(sources.join("messages.rs"), |text| {
-            Some(text::insert(text, name.domain, &fill(message)))
-        })?;
+        let messages = sources.join("messages").join(name.domain).with_extension("rs");
+        if messages.exists() {
+            edits.change(messages, |text| Some(format!("{text}\n{}", fill(message))))?;
+        } else {
+            edits.create(messages, format!("use super::*;\n\n{}", fill(message)));
+            edits.change(sources.join("messages.rs"), |text| {
+                Some(text::module(text, name.domain))
+            })?;
+        }
         edits.change(sources.join("catalog.rs"), |text| {
-            let text = text::import(text, "use crate::messages::{", &name.message())?;
-            let text = text::insert(&text, name.domain, &fill(&self.declaration(name)));
+            let text = text::insert(text, name.domain, &fill(&self.declaration(name)));
             text::list_all(&text)
-        })?;
-        edits.change(sources.join("lib.rs"), |text| {
-            text::import(text, "pub use messages::{", &name.message())
         })?;
         // What building the job changes besides.
         edits.keep(root.join("Cargo.lock"))?;
@@ -213,11 +216,17 @@ fn refuse_taken(root: &Path, name: &Name<'_>) -> Result<()> {
         name.job
     );
     let (message, constant) = (name.message(), name.constant());
-    for file in ["lib.rs", "catalog.rs", "messages.rs"] {
-        let text = fs::read_to_string(root.join("shared/jobs/src").join(file))?;
+    let sources = root.join("shared/jobs/src");
+    let mut files = Vec::new();
+    for entry in fs::read_dir(sources.join("messages"))? {
+        files.push(entry?.path());
+    }
+    files.push(sources.join("catalog.rs"));
+    for file in files {
+        let text = fs::read_to_string(&file)?;
         let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         if let Some(word) = words.find(|word| *word == message || *word == constant) {
-            bail!("shared/jobs/src/{file} has a {word}");
+            bail!("{} has a {word}", file.strip_prefix(root)?.display());
         }
     }
     Ok(())
@@ -360,7 +369,7 @@ mod tests {
         assert_eq!(refusal("system/serde"), "another package is called serde");
         assert_eq!(
             refusal("system/relay-outbox"),
-            "shared/jobs/src/lib.rs has a RelayOutbox"
+            "shared/jobs/src/messages/system.rs has a RelayOutbox"
         );
     }
 }

@@ -21,18 +21,23 @@ pub(super) fn insert(text: &str, domain: &str, item: &str) -> String {
     text.trim_end().to_owned() + "\n"
 }
 
-/// Adds a name to a list in braces that begins with `opening`; nothing when there is no such list.
-pub(super) fn import(text: &str, opening: &str, name: &str) -> Option<String> {
-    splice(text, opening, "}", |names| {
-        let mut names: Vec<_> = names
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-            .collect();
-        names.push(name);
-        names.sort_unstable();
-        names.join(", ")
-    })
+/// Adds the file of a domain to the list of files, if it is not there; in alphabetical order.
+pub(super) fn module(text: &str, domain: &str) -> String {
+    [("mod ", ";"), ("pub use ", "::*;")]
+        .into_iter()
+        .fold(text.to_owned(), |text, (before, after)| {
+            let line = format!("{before}{domain}{after}");
+            let mut lines: Vec<_> = text.lines().collect();
+            let alike = |known: &&str| known.starts_with(before) && known.ends_with(after);
+            let Some(first) = lines.iter().position(alike) else {
+                return format!("{}\n\n{line}\n", text.trim_end());
+            };
+            let count = lines[first..].iter().take_while(|known| alike(known)).count();
+            if let Err(at) = lines[first..first + count].binary_search(&line.as_str()) {
+                lines.insert(first + at, &line);
+            }
+            lines.join("\n") + "\n"
+        })
 }
 
 /// Lists every declaration in `ALL`, in the order of the file; nothing when there is no such list.
@@ -111,13 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_listed_in_its_order() {
-        let text = "pub use messages::{\n    B,\n    D,\n};\n";
-        assert_eq!(
-            import(text, "pub use messages::{", "C").unwrap(),
-            "pub use messages::{B, C, D};\n"
-        );
-        assert_eq!(import(text, "use crate::messages::{", "C"), None);
+    fn the_file_of_a_domain_is_listed_once_and_in_its_order() {
+        let text = "use x;\n\nmod a;\nmod c;\n\npub use a::*;\npub use c::*;\n";
+        let with = "use x;\n\nmod a;\nmod b;\nmod c;\n\npub use a::*;\npub use b::*;\npub use c::*;\n";
+        assert_eq!(module(text, "b"), with);
+        assert_eq!(module(with, "b"), with);
     }
 
     #[test]
@@ -140,8 +143,7 @@ mod tests {
         );
         let same = |text: &str| text.split_whitespace().collect::<String>().replace(",]", "]");
         assert_eq!(same(&list_all(catalog).unwrap()), same(catalog));
-        let exports = include_str!("../../../../shared/jobs/src/lib.rs");
-        assert!(import(exports, "pub use messages::{", "X").is_some());
-        assert!(import(catalog, "use crate::messages::{", "X").is_some());
+        let messages = include_str!("../../../../shared/jobs/src/messages.rs");
+        assert_eq!(module(messages, "email"), messages);
     }
 }
