@@ -374,28 +374,6 @@ pub async fn take_due(pool: &PgPool, at: Timestamp, limit: i64) -> Result<Vec<St
     Ok(ids)
 }
 
-/// An SES event proves that the mail was accepted (spec: comms, C1). True when the row was in doubt until now.
-pub async fn confirm(executor: impl PgExecutor<'_>, id: &str, ses_message_id: &str) -> Result<bool, Error> {
-    let confirmed = sqlx::query!(
-        "WITH moved AS (
-             UPDATE email_messages
-             SET status = 'SENT', status_reason = NULL, ses_message_id = $2, sent_at = coalesce(sent_at, clock_timestamp()), lease_until = NULL,
-                 delivery_rank = greatest(delivery_rank, 10), updated_at = clock_timestamp()
-             WHERE id = $1 AND status = 'UNCERTAIN'
-             RETURNING id, notification_id
-         ), owners AS (
-             UPDATE notifications n SET email_state = 'SENT', email_state_reason = NULL, emailed_at = clock_timestamp()
-             FROM moved m WHERE n.id = m.notification_id AND n.email_message_id = m.id
-         )
-         SELECT id FROM moved",
-        id,
-        ses_message_id,
-    )
-    .fetch_optional(executor)
-    .await?;
-    Ok(confirmed.is_some())
-}
-
 /// What a sweep found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Sweep {

@@ -19,6 +19,7 @@
 
 mod address;
 mod breaker;
+pub mod feedback;
 mod gate;
 mod journal;
 mod ledger;
@@ -28,15 +29,17 @@ mod quiet_hours;
 mod ses;
 mod settings;
 mod stream;
+mod suppression;
 pub mod templates;
 mod unsubscribe;
 
 pub use address::mailable;
 pub use gate::{Audience, Gate, refusal};
-pub use ledger::{Dispatched, Enqueued, Request, Status, Sweep, confirm, enqueue, expire, sweep, take_due};
+pub use ledger::{Dispatched, Enqueued, Request, Status, Sweep, enqueue, expire, sweep, take_due};
 pub use mailer::{Mailer, Options};
 pub use settings::Settings;
 pub use stream::{Category, Stream, UnknownName};
+pub use suppression::{Reason, Suppression, suppress};
 pub use unsubscribe::{Claim, Signer};
 
 /// The time after which a mail of the stream is worthless, counted from its enqueueing (spec: comms, C1).

@@ -51,7 +51,7 @@ impl Settings {
             bulk_set: optional("SES_CONFIGURATION_SET_BULK"),
             support_url: optional("SUPPORT_URL").unwrap_or_else(|| format!("{app_url}/support")),
             postal_address: required("EMAIL_POSTAL_ADDRESS")?,
-            signer: Signer::parse(&required("UNSUBSCRIBE_KEY")?)?,
+            signer: Signer::from_env()?,
             app_url,
             in_flight,
         })

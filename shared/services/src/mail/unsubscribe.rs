@@ -52,6 +52,15 @@ struct Payload {
 }
 
 impl Signer {
+    /// From `UNSUBSCRIBE_KEY`.
+    pub fn from_env() -> Result<Self, Error> {
+        let keys = std::env::var("UNSUBSCRIBE_KEY").unwrap_or_default();
+        if keys.is_empty() {
+            return Err(Error::permanent("the environment has no UNSUBSCRIBE_KEY"));
+        }
+        Self::parse(&keys)
+    }
+
     /// Keys as `id:secret`, comma-separated, the current one first.
     pub fn parse(keys: &str) -> Result<Self, Error> {
         let key = |text: &str| {
