@@ -16,7 +16,7 @@ export class Data extends Stack {
     const database = settings.local
       ? { environment: { DATABASE_URL: settings.databaseUrl }, grant: () => {} }
       : new Database(this, 'Database', settings.prefix);
-    this.capabilities = { database, mail, storage };
+    this.capabilities = { database, mail, storage, 'unsubscribe-key': mail.unsubscribeKey };
 
     new CfnOutput(this, 'AssetsBucket', { value: storage.bucketName });
     if (settings.local) return;

@@ -10,6 +10,8 @@ import { removal, type Settings } from './settings.ts';
 export class Mail extends Construct implements Capability {
   readonly environment: Record<string, string>;
   readonly identity: ses.EmailIdentity;
+  /** For functions that read the links of mails and send none. */
+  readonly unsubscribeKey: Capability;
   private readonly lanes: ses.ConfigurationSet[];
 
   constructor(
@@ -28,6 +30,10 @@ export class Mail extends Construct implements Capability {
     const bulk = this.createLane('bulk');
     this.lanes = [transactional, bulk];
     const { mail } = settings;
+    const key = {
+      UNSUBSCRIBE_KEY: settings.local ? 'local-unsubscribe-key-not-a-secret' : this.createUnsubscribeKey(),
+    };
+    this.unsubscribeKey = { environment: key, grant: () => {} };
     this.environment = {
       APP_URL: settings.appUrl,
       ...(settings.supportUrl && { SUPPORT_URL: settings.supportUrl }),
@@ -37,7 +43,7 @@ export class Mail extends Construct implements Capability {
       EMAIL_POSTAL_ADDRESS: mail.postalAddress,
       SES_CONFIGURATION_SET_TRANSACTIONAL: transactional.configurationSetName,
       SES_CONFIGURATION_SET_BULK: bulk.configurationSetName,
-      UNSUBSCRIBE_KEY: settings.local ? 'local-unsubscribe-key-not-a-secret' : this.createUnsubscribeKey(),
+      ...key,
     };
   }
 
@@ -67,7 +73,8 @@ export class Mail extends Construct implements Capability {
       configurationSetName: this.settings.prefix + lane,
       tlsPolicy: ses.ConfigurationSetTlsPolicy.REQUIRE,
       reputationMetrics: true,
-      suppressionReasons: ses.SuppressionReasons.BOUNCES_AND_COMPLAINTS,
+      // Complaints are ours to enforce: who complains still gets the password reset that they ask for.
+      suppressionReasons: ses.SuppressionReasons.BOUNCES_ONLY,
     });
   }
 

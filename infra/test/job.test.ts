@@ -39,6 +39,7 @@ const VARIABLES: Record<string, string[]> = {
     'UNSUBSCRIBE_KEY',
   ],
   storage: ['ASSETS_BUCKET'],
+  'unsubscribe-key': ['UNSUBSCRIBE_KEY'],
 };
 /** No resource can be named for these. */
 const WITHOUT_RESOURCE = [...ATTACH, 'ses:GetAccount'];

@@ -141,12 +141,17 @@ test('mail is signed by the domain of its sender and leaves by two lanes', () =>
     });
     const sets = Object.values(data.findResources('AWS::SES::ConfigurationSet')).map(({ Properties }) => Properties);
     assert.deepEqual(sets.map(({ Name }) => Name).sort(), ['yg-bulk', 'yg-transactional']);
-    for (const set of sets) assert.deepEqual(set.DeliveryOptions, { TlsPolicy: 'REQUIRE' });
+    for (const set of sets) {
+      assert.deepEqual(set.DeliveryOptions, { TlsPolicy: 'REQUIRE' });
+      assert.deepEqual(set.SuppressionOptions, { SuppressedReasons: ['BOUNCE'] });
+    }
   }
 });
 
 test('the unsubscribe key stands in no template', () => {
-  const [, { Properties: fn }] = one(templateOf(aws, 'notifications'), 'AWS::Lambda::Function');
+  const [, { Properties: fn }] = one(templateOf(aws, 'notifications'), 'AWS::Lambda::Function', {
+    FunctionName: 'yg-notification-delivery',
+  });
   assert.match(
     text(fn['Environment'].Variables.UNSUBSCRIBE_KEY),
     /^{{resolve:secretsmanager:<yg-data:.*>:SecretString:::}}$/,

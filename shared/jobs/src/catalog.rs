@@ -2,11 +2,16 @@
 //! of the same names.
 
 use crate::messages::*;
-use crate::spec::Use::{Database, Mail};
+use crate::spec::Use::{Database, Mail, UnsubscribeKey};
 use crate::spec::{Backoff, Cron, Job, Priority, Schedule, Spec, mb, millis, minutes, secs};
 
 /// All declarations, in the order of this file.
-pub const ALL: &[&Spec] = &[NOTIFICATION_DELIVERY.spec(), EMAIL_DISPATCH.spec(), OUTBOX_RELAY.spec()];
+pub const ALL: &[&Spec] = &[
+    NOTIFICATION_DELIVERY.spec(),
+    EMAIL_DISPATCH.spec(),
+    EMAIL_EVENTS.spec(),
+    OUTBOX_RELAY.spec(),
+];
 
 /// The declaration of a job by its name.
 pub fn find(name: &str) -> Option<&'static Spec> {
@@ -44,6 +49,20 @@ pub const EMAIL_DISPATCH: Job<DispatchEmail> = Job::new("email/email-dispatch")
         message: "{}",
     }])
     .load(1, secs(60));
+
+/// See the message's text.
+pub const EMAIL_EVENTS: Job<EmailEvent> = Job::new("email/email-events")
+    .about(
+        "Applies what SES reports of mails, and what recipients ask for: delivery, suppression, preferences, campaigns",
+    )
+    .priority(Priority::NearRealTime)
+    .attempts(5, Backoff::exponential(secs(2)))
+    .concurrency(10)
+    .batch(10)
+    .timeout(secs(30))
+    .memory(mb(256))
+    .uses(&[Database, UnsubscribeKey])
+    .load(200, millis(400));
 
 // system -------------------------------------------------------------------------------------------------
 

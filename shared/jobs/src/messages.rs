@@ -1,4 +1,4 @@
-//! The messages of all jobs, a file for each domain.
+//! The messages of all jobs, a file for each domain, and one for what SES sends.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::{Id, Message, Timestamp};
 
 mod email;
+mod email_events;
 mod notifications;
 mod system;
 
 pub use email::*;
+pub use email_events::*;
 pub use notifications::*;
 pub use system::*;

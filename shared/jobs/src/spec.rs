@@ -123,6 +123,8 @@ pub enum Use {
     Database,
     /// SES, through the mail ledger.
     Mail,
+    /// The key that signs unsubscribe links; with [`Use::Mail`] it comes anyway.
+    UnsubscribeKey,
 }
 
 /// A point in time that comes again, in EventBridge's six fields.
