@@ -5,7 +5,7 @@ use std::time::Duration;
 use testkit::people::{LedgerRow, Notification};
 use testkit::{Answer, World};
 
-use crate::{breaker, is, tick};
+use crate::{accepted_by_ses, breaker, is, tick};
 
 async fn one(name: &str, row: LedgerRow) -> (World, String) {
     let world = World::new(name).await;
@@ -202,8 +202,7 @@ async fn an_event_of_ses_settles_the_doubt_for_the_mail_and_its_notification() {
     world.execute(queued, &[&id, &mail]).await;
     world.mailbox.fail_next(1, Answer::AcceptedButNoAnswer);
     tick(&world).await;
-    assert!(services::mail::confirm(&world.db, &mail, "ses-1").await.unwrap());
-    assert!(!services::mail::confirm(&world.db, &mail, "ses-1").await.unwrap());
+    accepted_by_ses(&world, &mail, "ses-1").await;
     is(&world.entry(&mail).await, "SENT", None, 1);
     assert_eq!(world.email_state(&id).await, ("SENT".into(), None));
 }

@@ -10,6 +10,7 @@ mod scheduled;
 mod shared_parts;
 
 use serde_json::{Value, json};
+use services::mail::feedback::{self, Feedback, rank};
 use testkit::World;
 use testkit::people::Entry;
 use testkit::queue::Drained;
@@ -25,6 +26,19 @@ async fn tick(world: &World) -> Drained {
 /// One tick of a slot.
 async fn tick_at(world: &World, slot: &str) -> Drained {
     world.deliver(JOB, [json!({ "asOf": slot })]).await
+}
+
+/// What `email-events` writes when SES reports that it has the mail.
+async fn accepted_by_ses(world: &World, mail: &str, ses_message_id: &str) {
+    let feedback = Feedback {
+        rank: rank::SENT,
+        accepted: Some((ses_message_id.to_owned(), chrono::Utc::now())),
+        ..Feedback::default()
+    };
+    let mut connection = world.db.acquire().await.expect("a connection");
+    feedback::record(&mut connection, &[(mail.to_owned(), feedback)])
+        .await
+        .expect("the row");
 }
 
 /// The report of the last run.
