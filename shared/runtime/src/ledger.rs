@@ -1,4 +1,4 @@
-//! The ledger `job_runs`: claim, finish, progress. Two statements a batch.
+//! The ledger `job_runs`: claim, finish, progress. Two statements a batch, a third when runs come twice.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -33,8 +33,11 @@ pub(crate) enum Claim {
     Later(Duration),
 }
 
-/// Claims runs for `token`. Keys must be distinct; they are taken in order, so that two batches with the same runs do not lock
-/// each other out.
+/// Claims runs for `token`: one statement, and a second for those that are not granted. Keys must be distinct; they are taken in
+/// order, so that two batches with the same runs do not lock each other out.
+///
+/// The conflict goes by the primary key whatever the planner believes: a statement that looks runs up by `job = $1` reads all runs
+/// of a job that the statistics do not know yet.
 pub(crate) async fn claim(
     connection: &mut PgConnection,
     job: &str,
@@ -47,32 +50,24 @@ pub(crate) async fn claim(
     let column = |f: fn(&Application) -> String| runs.iter().map(|run| f(run)).collect::<Vec<_>>();
     let as_of: Vec<_> = runs.iter().map(|run| run.as_of).collect();
     let first_seen: Vec<_> = runs.iter().map(|run| run.first_seen_at).collect();
-    let rows = sqlx::query!(
-        r#"WITH loose AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)
-           ), before AS (
-               SELECT run_key, status, greatest(0, extract(epoch FROM coalesce(lease_until, next_attempt_at) - clock_timestamp()))::float8 AS wait
-               FROM job_runs WHERE job = $1 AND run_key = ANY($4)
-           ), claimed AS (
-               INSERT INTO job_runs AS r (job, run_key, status, trigger, message_id, as_of, attempts, lease_token, lease_until, first_seen_at,
-                                          started_at, trace_id)
-               SELECT $1, i.run_key, 'running', i.trigger, i.message_id, i.as_of, 1, $2, clock_timestamp() + make_interval(secs => $3),
-                      i.first_seen_at, clock_timestamp(), i.trace_id
-               FROM loose, unnest($4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::text[])
-                   AS i (run_key, trigger, message_id, as_of, first_seen_at, trace_id)
-               ON CONFLICT (job, run_key) DO UPDATE
-               SET status = 'running', trigger = EXCLUDED.trigger, message_id = EXCLUDED.message_id, trace_id = EXCLUDED.trace_id,
-                   attempts = CASE r.status WHEN 'dead' THEN 1 WHEN 'running' THEN r.attempts ELSE r.attempts + 1 END,
-                   crashes = CASE r.status WHEN 'dead' THEN 0 WHEN 'running' THEN r.crashes + 1 ELSE r.crashes END,
-                   lease_token = EXCLUDED.lease_token, lease_until = EXCLUDED.lease_until, started_at = EXCLUDED.started_at,
-                   finished_at = NULL, next_attempt_at = NULL
-               WHERE (r.status IN ('retrying', 'deferred') AND r.next_attempt_at <= clock_timestamp() + interval '1 second')
-                  OR (r.status = 'running' AND r.lease_until < clock_timestamp())
-                  OR (r.status = 'dead' AND EXCLUDED.trigger = 'redrive')
-               RETURNING run_key, attempts, crashes
-           )
-           SELECT run_key AS "run_key!", attempts AS "attempts!", crashes AS "crashes!", NULL AS status, 0::float8 AS "wait!" FROM claimed
-           UNION ALL
-           SELECT run_key, 0, 0, status, coalesce(wait, 0) FROM before WHERE run_key NOT IN (SELECT run_key FROM claimed)"#,
+    let granted = sqlx::query!(
+        "WITH loose AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+         INSERT INTO job_runs AS r (job, run_key, status, trigger, message_id, as_of, attempts, lease_token, lease_until, first_seen_at,
+                                    started_at, trace_id)
+         SELECT $1, i.run_key, 'running', i.trigger, i.message_id, i.as_of, 1, $2, clock_timestamp() + make_interval(secs => $3),
+                i.first_seen_at, clock_timestamp(), i.trace_id
+         FROM loose, unnest($4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::text[])
+             AS i (run_key, trigger, message_id, as_of, first_seen_at, trace_id)
+         ON CONFLICT (job, run_key) DO UPDATE
+         SET status = 'running', trigger = EXCLUDED.trigger, message_id = EXCLUDED.message_id, trace_id = EXCLUDED.trace_id,
+             attempts = CASE r.status WHEN 'dead' THEN 1 WHEN 'running' THEN r.attempts ELSE r.attempts + 1 END,
+             crashes = CASE r.status WHEN 'dead' THEN 0 WHEN 'running' THEN r.crashes + 1 ELSE r.crashes END,
+             lease_token = EXCLUDED.lease_token, lease_until = EXCLUDED.lease_until, started_at = EXCLUDED.started_at,
+             finished_at = NULL, next_attempt_at = NULL
+         WHERE (r.status IN ('retrying', 'deferred') AND r.next_attempt_at <= clock_timestamp() + interval '1 second')
+            OR (r.status = 'running' AND r.lease_until < clock_timestamp())
+            OR (r.status = 'dead' AND EXCLUDED.trigger = 'redrive')
+         RETURNING run_key, attempts, crashes",
         job,
         token,
         lease.as_secs_f64(),
@@ -83,27 +78,52 @@ pub(crate) async fn claim(
         &first_seen,
         &column(|run| run.trace_id.clone()),
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    let mut claims: HashMap<_, _> = rows
+    let mut claims: HashMap<_, _> = granted
         .into_iter()
         .map(|row| {
-            let claim = match row.status.as_deref() {
-                None => Claim::Granted {
-                    attempt: row.attempts.unsigned_abs(),
-                    crashes: row.crashes.unsigned_abs(),
-                },
-                Some("running" | "deferred" | "retrying") => Claim::Later(Duration::from_secs_f64(row.wait)),
-                Some(status) => Claim::Settled { dead: status == "dead" },
+            let claim = Claim::Granted {
+                attempt: row.attempts.unsigned_abs(),
+                crashes: row.crashes.unsigned_abs(),
             };
             (row.run_key, claim)
         })
         .collect();
+    let others = runs.iter().map(|run| &run.run_key);
+    let others: Vec<_> = others.filter(|key| !claims.contains_key(*key)).cloned().collect();
+    if !others.is_empty() {
+        claims.extend(look_up(connection, job, &others).await?);
+    }
     for run in runs {
-        // Another claim inserted the row meanwhile: it is running elsewhere.
+        // Its row was deleted meanwhile: it comes back, and is new.
         claims.entry(run.run_key.clone()).or_insert(Claim::Later(lease));
     }
     Ok(claims)
+}
+
+/// Why runs were not granted.
+async fn look_up(connection: &mut PgConnection, job: &str, run_keys: &[String]) -> Result<Vec<(String, Claim)>, Error> {
+    let jobs = vec![job.to_owned(); run_keys.len()];
+    let rows = sqlx::query!(
+        r#"SELECT run_key AS "run_key!", status,
+                  coalesce(greatest(0, extract(epoch FROM coalesce(lease_until, next_attempt_at) - clock_timestamp())), 0)::float8 AS "wait!"
+           FROM unnest($1::text[], $2::text[]) AS k (job, run_key) JOIN job_runs USING (job, run_key)"#,
+        &jobs,
+        run_keys,
+    )
+    .fetch_all(connection)
+    .await?;
+    let claim = |status: &str, wait| match status {
+        "running" | "deferred" | "retrying" => Claim::Later(Duration::from_secs_f64(wait)),
+        settled => Claim::Settled {
+            dead: settled == "dead",
+        },
+    };
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.run_key, claim(&row.status, row.wait)))
+        .collect())
 }
 
 /// How a run leaves `running`.
@@ -156,6 +176,9 @@ pub(crate) async fn finish(
 ) -> Result<Finished, Error> {
     let column = |f: fn(&Ending) -> Option<String>| endings.iter().map(f).collect::<Vec<_>>();
     let keys: Vec<_> = endings.iter().map(|e| e.run_key.clone()).collect();
+    // A column, and no constant, for the same reason as in `claim`; nor is there a condition on the status, whose index is full of runs
+    // that were running: who has the token is.
+    let jobs = vec![job.to_owned(); endings.len()];
     let statuses: Vec<_> = endings.iter().map(|e| e.status.to_owned()).collect();
     let reports: Vec<_> = endings.iter().map(|e| e.report.clone().map(storable)).collect();
     let waits: Vec<_> = endings.iter().map(|e| e.wait.as_secs_f64()).collect();
@@ -175,9 +198,9 @@ pub(crate) async fn finish(
                SET status = e.status, reason = e.reason, error = e.error, report = e.report, attempts = r.attempts - e.refund,
                    next_attempt_at = CASE WHEN e.status IN ('deferred', 'retrying') THEN clock_timestamp() + make_interval(secs => e.wait) END,
                    lease_token = NULL, lease_until = NULL, finished_at = clock_timestamp()
-               FROM loose, unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::float8[], $9::int[])
-                   AS e (run_key, status, reason, error, report, wait, refund)
-               WHERE r.job = $1 AND r.run_key = e.run_key AND r.lease_token = $2 AND r.status = 'running'
+               FROM loose, unnest($1::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::float8[], $9::int[])
+                   AS e (job, run_key, status, reason, error, report, wait, refund)
+               WHERE r.job = e.job AND r.run_key = e.run_key AND r.lease_token = $2
                RETURNING r.run_key
            ), departing AS (
                INSERT INTO outbox (queue, body, attributes)
@@ -189,7 +212,7 @@ pub(crate) async fn finish(
            SELECT run_key AS "run_key!", NULL::bigint AS outbox_id, NULL::text AS queue FROM finished
            UNION ALL
            SELECT run_key, id, queue FROM departing"#,
-        job,
+        &jobs,
         token,
         &keys,
         &statuses,
@@ -240,7 +263,7 @@ pub(crate) async fn progress(
     progress: Value,
 ) -> Result<bool, Error> {
     let noted = sqlx::query!(
-        "UPDATE job_runs SET progress = $4 WHERE job = $1 AND run_key = $2 AND lease_token = $3 AND status = 'running'",
+        "UPDATE job_runs SET progress = $4 WHERE job = $1 AND run_key = $2 AND lease_token = $3",
         job,
         run_key,
         token,
