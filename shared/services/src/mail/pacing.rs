@@ -148,14 +148,16 @@ pub(super) async fn store(pool: &PgPool, account: &Account) -> Result<(), Error>
     Ok(())
 }
 
-/// Reserves `mails` on a lane: one statement, about four a second and worker.
+/// Reserves `mails` on a lane: one statement, about four a second and worker. Commits asynchronously: a crash of the database ends
+/// every call that the reservation was for.
 pub(super) async fn reserve(pool: &PgPool, lane: Lane, rate: f64, mails: usize) -> Result<Reservation, Error> {
     let length = mails as f64 / rate;
     let granted = sqlx::query_scalar!(
-        r#"UPDATE email_rate_limits
+        r#"WITH loose AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+           UPDATE email_rate_limits
            SET next_free_at = greatest(next_free_at, clock_timestamp() - make_interval(secs => (burst - 1) / $3::float8)) + make_interval(secs => $2),
                rate_per_sec = $3::float8
-           WHERE lane = $1 AND next_free_at <= clock_timestamp() + make_interval(secs => $4)
+           FROM loose WHERE lane = $1 AND next_free_at <= clock_timestamp() + make_interval(secs => $4)
            RETURNING greatest(0, extract(epoch FROM next_free_at - clock_timestamp())::float8 - $2) AS "wait!""#,
         lane.name(),
         length,
@@ -179,8 +181,8 @@ pub(super) async fn reserve(pool: &PgPool, lane: Lane, rate: f64, mails: usize) 
     Ok(Reservation::Full(free))
 }
 
-/// SES said "too fast": the lane pauses for a second, and bulk mail goes at half its rate for a minute. Returns when the lane is
-/// free again.
+/// SES said "too fast": the lane pauses for a second from now, however many answers say so at once, and bulk mail goes at half its
+/// rate for a minute. Returns when the lane is free again.
 pub(super) async fn slow_down(pool: &PgPool, lane: Lane) -> Result<Timestamp, Error> {
     let free = sqlx::query_scalar!(
         r#"WITH factor AS (
@@ -190,7 +192,7 @@ pub(super) async fn slow_down(pool: &PgPool, lane: Lane) -> Result<Timestamp, Er
                    throttled_at = clock_timestamp()
                WHERE throttled_at IS NULL OR throttled_at < clock_timestamp() - interval '1 second'
            )
-           UPDATE email_rate_limits SET next_free_at = greatest(next_free_at, clock_timestamp()) + interval '1 second'
+           UPDATE email_rate_limits SET next_free_at = greatest(next_free_at, clock_timestamp() + interval '1 second')
            WHERE lane = $1 RETURNING next_free_at"#,
         lane.name(),
     )
