@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use futures::StreamExt;
 use jobs::{DeliverNotification, Timestamp, catalog};
 use runtime::{Context, Delivery, Failure, Outcome, Run, done, retry, skipped};
 use serde_json::json;
@@ -29,26 +30,20 @@ fn main() -> ExitCode {
 }
 
 async fn deliver(deliveries: &[Delivery<DeliverNotification>], context: &Context) -> Result<Vec<Outcome>, Failure> {
-    let mailer = context.mailer()?;
     let mut decided = HashMap::new();
     let mut sent = HashMap::new();
     // Nearly always one: a batch of "now".
     for (as_of, ids) in by_slot(deliveries) {
         let at = as_of.unwrap_or_else(chrono::Utc::now);
-        let records = decide(context, mailer, &ids, at).await?;
-        let mails: Vec<_> = records.values().filter_map(|record| record.mail_id.clone()).collect();
-        let dispatched = mailer
-            .dispatch(
-                context.database(),
-                &mails,
-                Options {
-                    at,
-                    retry_after: Some(retry_after),
-                },
-            )
-            .await?;
-        sent.extend(dispatched.into_iter().map(|mail| (mail.id.clone(), mail)));
-        decided.extend(records);
+        // One page is decided while the mails of the last one are on their way.
+        let pages = futures::stream::iter(ids.chunks(context.mailer()?.page()))
+            .map(|page| deliver_page(context, page, at))
+            .buffered(2);
+        for page in pages.collect::<Vec<_>>().await {
+            let (records, dispatched) = page?;
+            sent.extend(dispatched.into_iter().map(|mail| (mail.id.clone(), mail)));
+            decided.extend(records);
+        }
     }
     let outcome =
         |delivery: &Delivery<DeliverNotification>| match decided.get(delivery.message.notification_id.as_str()) {
@@ -60,6 +55,23 @@ async fn deliver(deliveries: &[Delivery<DeliverNotification>], context: &Context
             ),
         };
     Ok(deliveries.iter().map(outcome).collect())
+}
+
+/// Decides on every notification of a page, and sends the mails of those decisions.
+async fn deliver_page(
+    context: &Context,
+    ids: &[String],
+    at: Timestamp,
+) -> Result<(HashMap<String, Record>, Vec<Dispatched>), Error> {
+    let mailer = context.mailer()?;
+    let records = decide(context, mailer, ids, at).await?;
+    let mails: Vec<_> = records.values().filter_map(|record| record.mail_id.clone()).collect();
+    let options = Options {
+        at,
+        retry_after: Some(retry_after),
+    };
+    let dispatched = mailer.dispatch(context.database(), &mails, options).await?;
+    Ok((records, dispatched))
 }
 
 /// The wait after the n-th call for a mail: 2, 4, 8 s, so that the mail is due when the record comes back.

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,8 @@ use crate::{Aws, Database, Error, Kind, Redacted, Timestamp, local_time};
 
 /// After this many attempts a mail has failed.
 const ATTEMPTS: i32 = 5;
-/// Rows of the gate's one query, and of one transition.
-const PAGE: usize = 500;
+/// The fewest and the most rows of the gate's one query, and of one transition.
+const PAGE: RangeInclusive<usize> = 50..=500;
 /// How long the quota is believed without reading its row again.
 const QUOTA_MEMORY: Duration = Duration::from_secs(2);
 
@@ -100,19 +101,26 @@ impl Mailer {
         &self.settings.sender_domain
     }
 
+    /// How many mails to prepare at a time: enough to keep the calls to SES busy while the next ones are prepared. Callers who
+    /// write mails page by page do the same, two pages at a time.
+    pub fn page(&self) -> usize {
+        (2 * self.settings.in_flight).clamp(*PAGE.start(), *PAGE.end())
+    }
+
     /// Sends those of the rows that are PENDING and due: gate, pace, claim, one call each, and the result into the ledger. Rows
-    /// that are somebody else's by now are left out of the answer.
+    /// that are somebody else's by now are left out of the answer. One page is prepared while the last one is being sent.
     pub async fn dispatch(
         &self,
         database: &Database,
         ids: &[String],
         options: Options,
     ) -> Result<Vec<Dispatched>, Error> {
-        let mut moved = Vec::with_capacity(ids.len());
-        for page in ids.chunks(PAGE) {
-            moved.extend(self.dispatch_page(database, page, options).await?);
-        }
-        Ok(moved)
+        let pages = ids.chunks(self.page());
+        let sending = futures::stream::iter(pages)
+            .map(|page| self.dispatch_page(database, page, options))
+            .buffered(2);
+        // To the end, whatever fails: what is being sent must be written down.
+        collect(sending.collect().await)
     }
 
     async fn dispatch_page(
@@ -297,11 +305,7 @@ impl Mailer {
         let sending = futures::stream::iter(chunks)
             .map(|chunk| self.send_chunk(database, lane, chunk, quota, options, false))
             .buffered(2);
-        let results: Vec<_> = sending.collect().await;
-        results.into_iter().try_fold(Vec::new(), |mut all, result| {
-            all.extend(result?);
-            Ok(all)
-        })
+        collect(sending.collect().await)
     }
 
     /// One mail at a time while the breaker is half open; back to normal once it has closed.
@@ -583,6 +587,13 @@ impl Mailer {
             .collect();
         ledger::transit(database.pool(), Status::Pending, &transitions).await
     }
+}
+
+fn collect(results: Vec<Result<Vec<Dispatched>, Error>>) -> Result<Vec<Dispatched>, Error> {
+    results.into_iter().try_fold(Vec::new(), |mut all, result| {
+        all.extend(result?);
+        Ok(all)
+    })
 }
 
 fn postponed(id: &str, until: Timestamp, reason: &str, refund: bool) -> Transition {
