@@ -1,4 +1,5 @@
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -57,11 +58,23 @@ impl Database {
             aws: aws.clone(),
             made_at: Mutex::new(None),
         });
+        // A connection that was in use a moment ago is not asked again whether it lives.
+        let used_at = Arc::new(std::sync::Mutex::new(SystemTime::UNIX_EPOCH));
+        let last_used_at = used_at.clone();
         let pool = PgPoolOptions::new()
             .max_connections(size.saturating_sub(1).max(1))
             .acquire_timeout(PATIENCE)
             .idle_timeout(None)
             .max_lifetime(None)
+            .after_release(move |_, _| {
+                *used_at.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
+                Box::pin(async { Ok(true) })
+            })
+            .test_before_acquire(false)
+            .before_acquire(move |connection, _| {
+                let fresh = is_fresh(*last_used_at.lock().unwrap_or_else(PoisonError::into_inner));
+                Box::pin(async move { Ok(fresh || connection.ping().await.is_ok()) })
+            })
             .connect_lazy_with(options);
         Ok(Self {
             pool,
