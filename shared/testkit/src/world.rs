@@ -299,6 +299,7 @@ fn environment() -> BTreeMap<String, String> {
         ("EMAIL_POSTAL_ADDRESS", "YES GODDESS, 1 Example Street, Example City"),
         ("SES_CONFIGURATION_SET_TRANSACTIONAL", "transactional"),
         ("SES_CONFIGURATION_SET_BULK", "bulk"),
+        ("SES_CONFIGURATION_SET_BULK_UNTRACKED", "bulk-untracked"),
         ("APP_URL", "https://app.example.test"),
         ("SUPPORT_URL", "https://app.example.test/support"),
         ("UNSUBSCRIBE_KEY", "test-key-that-signs-unsubscribe-links"),

@@ -68,6 +68,8 @@ struct Mail {
     template: String,
     variables: Value,
     campaign_id: Option<String>,
+    /// Opens and clicks may be tracked.
+    tracked: bool,
     attempts: i32,
     audience: Audience,
     circumstances: Circumstances,
@@ -261,7 +263,8 @@ impl Mailer {
             tags,
             configuration_set: match mail.stream {
                 Stream::Essential | Stream::Notification => self.settings.transactional_set.clone(),
-                Stream::Digest | Stream::Marketing => self.settings.bulk_set.clone(),
+                Stream::Digest | Stream::Marketing if mail.tracked => self.settings.bulk_set.clone(),
+                Stream::Digest | Stream::Marketing => self.settings.untracked_set.clone(),
             },
         })
     }
@@ -623,7 +626,8 @@ async fn load(
                   m.campaign_id, m.attempts, m.expires_at,
                   r.user_id IS NOT NULL AS "known!", coalesce(r.active, false) AS "active!", coalesce(r.verified, false) AS "verified!",
                   coalesce(r.unsubscribed, false) AS "unsubscribed!", coalesce(m.category = ANY(r.categories_off), false) AS "category_off!",
-                  coalesce(r.email_frequency, 'IMMEDIATE') AS "email_frequency!", coalesce(r.time_zone, 'UTC') AS "time_zone!",
+                  coalesce(r.email_frequency, 'IMMEDIATE') AS "email_frequency!", coalesce(r.tracking_enabled, true) AS "tracked!",
+                  coalesce(r.time_zone, 'UTC') AS "time_zone!",
                   r.quiet_hours_start AS "quiet_hours_start?: NaiveTime", r.quiet_hours_end AS "quiet_hours_end?: NaiveTime",
                   coalesce(NOT c.enabled, false) AS "channel_off!", s.reason AS "suppression?", s.scope AS "scope?",
                   CASE WHEN m.stream = 'MARKETING' THEN (SELECT count(*) FROM email_messages x WHERE x.user_id = m.user_id
@@ -659,6 +663,7 @@ async fn load(
             template: row.template,
             variables: row.variables,
             campaign_id: row.campaign_id,
+            tracked: row.tracked,
             attempts: row.attempts,
             audience: Audience {
                 known: row.known,
