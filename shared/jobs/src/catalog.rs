@@ -1,9 +1,10 @@
-//! Every job, by domain. This file reads like a table of contents; the numbers' sources are the spec sections
+//! Every job and endpoint, by domain. This file reads like a table of contents; the numbers' sources are the spec sections
 //! of the same names.
 
+use crate::endpoint::Endpoint;
 use crate::messages::*;
 use crate::spec::Use::{Database, Mail, UnsubscribeKey};
-use crate::spec::{Backoff, Cron, Job, Priority, Schedule, Spec, mb, millis, minutes, secs};
+use crate::spec::{Backoff, Cron, Job, Priority, Schedule, Spec, Topic, mb, millis, minutes, secs};
 
 /// All declarations, in the order of this file.
 pub const ALL: &[&Spec] = &[
@@ -12,6 +13,15 @@ pub const ALL: &[&Spec] = &[
     EMAIL_EVENTS.spec(),
     OUTBOX_RELAY.spec(),
 ];
+
+/// All endpoints, in the order of this file.
+pub const ENDPOINTS: &[&Endpoint] = &[&UNSUBSCRIBE];
+
+/// The names of all functions: jobs, then endpoints.
+pub fn functions() -> impl Iterator<Item = &'static str> {
+    let jobs = ALL.iter().map(|spec| spec.name());
+    jobs.chain(ENDPOINTS.iter().map(|endpoint| endpoint.name()))
+}
 
 /// The declaration of a job by its name.
 pub fn find(name: &str) -> Option<&'static Spec> {
@@ -62,7 +72,15 @@ pub const EMAIL_EVENTS: Job<EmailEvent> = Job::new("email/email-events")
     .timeout(secs(30))
     .memory(mb(256))
     .uses(&[Database, UnsubscribeKey])
+    .topics(&[Topic::MailFeedback])
     .load(200, millis(400));
+
+/// Where the unsubscribe links of mails lead.
+pub const UNSUBSCRIBE: Endpoint = Endpoint::new("email/unsubscribe")
+    .about("Answers the unsubscribe links of mails: a page for people, one click for mail programs")
+    .concurrency(20)
+    .uses(&[UnsubscribeKey])
+    .sends_to(&["email-events"]);
 
 // system -------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,19 @@
 use serde_json::{Value, json};
 
 use crate::catalog;
+use crate::endpoint::Endpoint;
 use crate::spec::{Backoff, Schedule, Spec};
+
+/// Logs tell what the ledger does not, and are asked soon or never.
+const LOG_RETENTION_DAYS: u32 = 30;
 
 /// Every declaration with everything that follows from it, as `infra/catalog.json` holds it.
 pub fn manifest() -> Value {
-    json!({"version": 1, "jobs": catalog::ALL.iter().map(|spec| entry(spec)).collect::<Vec<_>>()})
+    json!({
+        "version": 1,
+        "jobs": catalog::ALL.iter().map(|spec| entry(spec)).collect::<Vec<_>>(),
+        "endpoints": catalog::ENDPOINTS.iter().map(|endpoint| endpoint_entry(endpoint)).collect::<Vec<_>>(),
+    })
 }
 
 fn entry(spec: &Spec) -> Value {
@@ -27,6 +35,7 @@ fn entry(spec: &Spec) -> Value {
         "uses": spec.uses,
         "sendsTo": spec.sends_to,
         "schedules": spec.schedules.iter().map(schedule).collect::<Vec<_>>(),
+        "topics": spec.topics,
         "queue": {
             "visibilityTimeoutSeconds": spec.visibility_timeout().as_secs(),
             "maxReceiveCount": spec.max_receive_count(),
@@ -34,8 +43,22 @@ fn entry(spec: &Spec) -> Value {
             "deadLetterRetentionSeconds": spec.dead_letter_retention().as_secs(),
         },
         "alarms": {"oldestMessageSeconds": spec.priority.oldest_message().as_secs(), "deadLetters": 1},
-        "logRetentionDays": 30,
+        "logRetentionDays": LOG_RETENTION_DAYS,
         "messageSchema": (spec.schema)(),
+    })
+}
+
+fn endpoint_entry(endpoint: &Endpoint) -> Value {
+    json!({
+        "name": endpoint.name(),
+        "domain": endpoint.domain(),
+        "summary": endpoint.about,
+        "concurrency": endpoint.concurrency,
+        "timeoutSeconds": endpoint.timeout.as_secs(),
+        "memoryMb": endpoint.memory_mb,
+        "uses": endpoint.uses,
+        "sendsTo": endpoint.sends_to,
+        "logRetentionDays": LOG_RETENTION_DAYS,
     })
 }
 

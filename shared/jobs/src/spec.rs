@@ -45,6 +45,8 @@ pub struct Spec {
     pub sends_to: &'static [&'static str],
     /// The schedules that put a message on the job's queue.
     pub schedules: &'static [Schedule],
+    /// Topics whose messages come to the job's queue as they are.
+    pub topics: &'static [Topic],
     /// What the job must bear.
     pub load: Load,
     /// The JSON Schema of the message.
@@ -127,6 +129,14 @@ pub enum Use {
     UnsubscribeKey,
 }
 
+/// Where others publish what a job may want to hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Topic {
+    /// What SES reports of every mail.
+    MailFeedback,
+}
+
 /// A point in time that comes again, in EventBridge's six fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cron {
@@ -198,6 +208,7 @@ impl<M: Message> Job<M> {
             uses: &[Use::Database],
             sends_to: &[],
             schedules: &[],
+            topics: &[],
             load: Load {
                 messages_per_second: 1,
                 batch_takes: secs(1),
@@ -281,6 +292,12 @@ impl<M: Message> Job<M> {
     /// Sets [`Spec::schedules`].
     pub const fn schedules(mut self, schedules: &'static [Schedule]) -> Self {
         self.spec.schedules = schedules;
+        self
+    }
+
+    /// Sets [`Spec::topics`].
+    pub const fn topics(mut self, topics: &'static [Topic]) -> Self {
+        self.spec.topics = topics;
         self
     }
 

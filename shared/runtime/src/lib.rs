@@ -36,6 +36,7 @@
 
 mod batch;
 mod context;
+mod endpoint;
 mod event;
 mod handler;
 mod ledger;
@@ -44,5 +45,6 @@ mod serve;
 mod telemetry;
 
 pub use context::{Context, Delivery, Run, Tx};
+pub use endpoint::{Request, Response, Sender, serve_endpoint};
 pub use outcome::{Failure, Outcome, Success, continued, dead, deferred, done, retry, skipped};
 pub use serve::{serve, serve_batch};
