@@ -11,6 +11,10 @@ pub const ALL: &[&Spec] = &[
     NOTIFICATION_DELIVERY.spec(),
     EMAIL_DISPATCH.spec(),
     EMAIL_EVENTS.spec(),
+    ANALYTICS_ENRICH_EVENT.spec(),
+    ANALYTICS_AGGREGATE.spec(),
+    METRICS_AGGREGATION.spec(),
+    WEEKLY_MONTHLY_METRICS_AGGREGATION.spec(),
     OUTBOX_RELAY.spec(),
 ];
 
@@ -81,6 +85,85 @@ pub const UNSUBSCRIBE: Endpoint = Endpoint::new("email/unsubscribe")
     .concurrency(20)
     .uses(&[UnsubscribeKey])
     .sends_to(&["email-events"]);
+// analytics ----------------------------------------------------------------------------------------------
+
+/// See the message's text.
+pub const ANALYTICS_ENRICH_EVENT: Job<EnrichEvent> = Job::new("analytics/analytics-enrich-event")
+    .about("Enriches events: device, session, attribution, what they are about, duplicates")
+    .priority(Priority::NearRealTime)
+    .attempts(3, Backoff::exponential(secs(5)))
+    .concurrency(5)
+    .batch(100)
+    .window(secs(1))
+    .timeout(minutes(1))
+    .memory(mb(256))
+    .load(400, secs(1));
+
+/// See the message's text.
+pub const ANALYTICS_AGGREGATE: Job<AggregateEvents> = Job::new("analytics/analytics-aggregate")
+    .about("Aggregates events into hours, days and the days of posts")
+    .priority(Priority::Background)
+    .attempts(3, Backoff::exponential(secs(60)))
+    .timeout(minutes(15))
+    .minimum(minutes(3))
+    .memory(mb(512))
+    .schedules(&[
+        Schedule {
+            name: "hourly",
+            cron: Cron::utc("5 * * * ? *"),
+            message: r#"{"action":"hourly"}"#,
+        },
+        Schedule {
+            name: "daily",
+            cron: Cron::utc("0 2 * * ? *"),
+            message: r#"{"action":"daily"}"#,
+        },
+        Schedule {
+            name: "post-daily",
+            cron: Cron::utc("0 3 * * ? *"),
+            message: r#"{"action":"post_daily"}"#,
+        },
+    ])
+    .load(1, secs(60));
+
+/// See the message's text.
+pub const METRICS_AGGREGATION: Job<AggregateMetrics> = Job::new("analytics/metrics-aggregation")
+    .about("Rolls up the last closed week and month from daily rows")
+    .priority(Priority::Background)
+    .attempts(3, Backoff::exponential(secs(120)))
+    .timeout(minutes(15))
+    .minimum(minutes(3))
+    .memory(mb(512))
+    .sends_to(&["analytics-aggregate"])
+    .schedules(&[
+        Schedule {
+            name: "weekly",
+            cron: Cron::utc("0 4 ? * MON *"),
+            message: r#"{"jobType":"weekly"}"#,
+        },
+        Schedule {
+            name: "monthly",
+            cron: Cron::utc("0 5 2 * ? *"),
+            message: r#"{"jobType":"monthly"}"#,
+        },
+    ])
+    .load(1, secs(60));
+
+/// See the message's text.
+pub const WEEKLY_MONTHLY_METRICS_AGGREGATION: Job<ReconcileMetrics> =
+    Job::new("analytics/weekly-monthly-metrics-aggregation")
+        .about("Repairs, fills, verifies and compares weekly and monthly roll-ups")
+        .priority(Priority::Background)
+        .attempts(3, Backoff::exponential(secs(120)))
+        .timeout(minutes(15))
+        .minimum(minutes(3))
+        .memory(mb(512))
+        .schedules(&[Schedule {
+            name: "reconcile",
+            cron: Cron::utc("30 5 * * ? *"),
+            message: r#"{"action":"reconcile"}"#,
+        }])
+        .load(1, secs(60));
 
 // system -------------------------------------------------------------------------------------------------
 

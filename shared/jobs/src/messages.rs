@@ -5,11 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Id, Message, Timestamp};
 
+mod analytics;
 mod email;
 mod email_events;
 mod notifications;
 mod system;
 
+pub use analytics::*;
 pub use email::*;
 pub use email_events::*;
 pub use notifications::*;

@@ -5,6 +5,7 @@
 //! real PostgreSQL ([`postgres`]). [`World`] holds them together for one test; [`faults`] runs a test once for every
 //! failure at every call that travels. Production code knows nothing of all this.
 
+mod analytics;
 pub mod faults;
 mod http;
 pub mod lambda;
