@@ -23,11 +23,14 @@ pub(crate) enum Step {
 
 /// The harness's tables give way to ours and are copied into them. Its checks read ours, so they get the columns that the checks
 /// name, generated from our own. LOW is mailed at once there, and never here: it becomes MEDIUM.
-const ADOPT_NOTIFICATIONS: &str = "
+const ADOPT: &str = "
     CREATE SCHEMA peers;
-    ALTER TABLE notifications SET SCHEMA peers;
-    ALTER TABLE email_preferences SET SCHEMA peers;
-    ALTER TABLE users SET SCHEMA peers;";
+    DO $$ DECLARE name text;
+    BEGIN
+        FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE 'bench%' LOOP
+            EXECUTE format('ALTER TABLE public.%I SET SCHEMA peers', name);
+        END LOOP;
+    END $$;";
 const COPY_NOTIFICATIONS: &str = "
     INSERT INTO users (id, email, name, email_verified, is_active, deleted_at, created_at)
     SELECT id, email, name, created_at, is_active, deleted_at, created_at FROM peers.users;
@@ -47,6 +50,22 @@ const COPY_NOTIFICATIONS: &str = "
     UPDATE email_sending_state SET max_send_rate = 100000, fetched_at = now() + interval '1 day';
     ANALYZE;";
 
+/// Its week before has sums only.
+const COPY_METRICS: &str = "
+    INSERT INTO daily_metrics (date, project_id, ip_asset_id, license_id, views, clicks, conversions, revenue_cents, unique_visitors, engagement_time)
+    SELECT date, project_id, ip_asset_id, license_id, views, clicks, conversions, revenue_cents, unique_visitors, engagement_time
+    FROM peers.daily_metrics;
+    INSERT INTO weekly_metrics (week_start_date, week_end_date, project_id, ip_asset_id, license_id, total_views, total_clicks, total_conversions,
+                                total_revenue_cents)
+    SELECT week_start_date, week_end_date, project_id, ip_asset_id, license_id, total_views, total_clicks, total_conversions, total_revenue_cents
+    FROM peers.weekly_metrics;";
+/// Its checks call the days that have data the days of the period, and write the status small.
+const NAME_METRICS: &str = "
+    ALTER TABLE weekly_metrics RENAME days_in_period TO days_of_week;
+    ALTER TABLE weekly_metrics RENAME days_with_data TO days_in_period;
+    ALTER TABLE metrics_aggregation_jobs_log RENAME status TO state;
+    ALTER TABLE metrics_aggregation_jobs_log ADD status text GENERATED ALWAYS AS (lower(state)) STORED;";
+
 pub(crate) async fn run(step: Step, workload: &str) -> Result<()> {
     let pool = PgPool::connect(&variable("DATABASE_URL")?).await?;
     match (step, workload) {
@@ -55,21 +74,43 @@ pub(crate) async fn run(step: Step, workload: &str) -> Result<()> {
             migrate(&pool).await?;
             append((0..number("JOBS", 20_000)).map(|_| json!({"end": "done"}).to_string()))
         }
+        (Step::Enqueue, "d") => enqueue_metrics(&pool).await,
         (Step::Work, "a" | "a50") => work_notifications(&pool).await,
         (Step::Work, "noop" | "noop100") => work(&pool, "fixture", number("CONCURRENCY", 10)).await.map(drop),
-        _ => bail!("`{workload}` is not among the workloads that exist yet: a, a50, noop, noop100"),
+        (Step::Work, "d") => {
+            drop(work(&pool, "metrics-aggregation", 1).await?);
+            sqlx::raw_sql(NAME_METRICS).execute(&pool).await?;
+            Ok(())
+        }
+        _ => bail!("`{workload}` is not among the workloads that exist yet: a, a50, d, noop, noop100"),
     }
 }
 
-async fn enqueue_notifications(pool: &PgPool) -> Result<()> {
+async fn enqueue_metrics(pool: &PgPool) -> Result<()> {
+    adopt(pool, &[COPY_METRICS, "VACUUM ANALYZE"]).await?;
+    let week = std::env::var("WEEK").unwrap_or_else(|_| "2025-10-13".to_owned());
+    append(std::iter::once(
+        json!({"jobType": "weekly", "periodStart": week}).to_string(),
+    ))
+}
+
+/// Puts our tables in the place of the harness's, once, and fills them.
+async fn adopt(pool: &PgPool, copies: &[&'static str]) -> Result<()> {
     let adopted: bool = sqlx::query_scalar("SELECT to_regnamespace('peers') IS NOT NULL")
         .fetch_one(pool)
         .await?;
     if !adopted {
-        sqlx::raw_sql(ADOPT_NOTIFICATIONS).execute(pool).await?;
+        sqlx::raw_sql(ADOPT).execute(pool).await?;
         migrate(pool).await?;
-        sqlx::raw_sql(COPY_NOTIFICATIONS).execute(pool).await?;
+        for copy in copies {
+            sqlx::raw_sql(*copy).execute(pool).await?;
+        }
     }
+    Ok(())
+}
+
+async fn enqueue_notifications(pool: &PgPool) -> Result<()> {
+    adopt(pool, &[COPY_NOTIFICATIONS]).await?;
     let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM notifications ORDER BY created_at")
         .fetch_all(pool)
         .await?;

@@ -6,6 +6,7 @@ mod contender;
 mod limit;
 mod measure;
 mod notify;
+mod rollup;
 mod runtime;
 mod workshop;
 
@@ -25,6 +26,8 @@ enum What {
     Notify,
     /// Messages that do nothing, through the whole runtime, ledger included.
     Runtime,
+    /// A weekly roll-up of 1,000,000 daily rows, and the enrichment of 20,000 events.
+    Rollup,
     /// Process start to the first request for work, and memory, beside a function that has nothing but lambda_runtime.
     ColdStart,
     /// One workload for a harness that compares job systems: `enqueue` fills the queue, `work` empties it.
@@ -36,6 +39,7 @@ impl Bench {
         match self.what {
             What::Notify => notify::run().await,
             What::Runtime => runtime::run().await,
+            What::Rollup => rollup::run().await,
             What::ColdStart => cold_start::run().await,
             What::Contender { step, workload } => contender::run(step, &workload).await,
         }
