@@ -65,24 +65,48 @@ const NAME_METRICS: &str = "
     ALTER TABLE weekly_metrics RENAME days_with_data TO days_in_period;
     ALTER TABLE metrics_aggregation_jobs_log RENAME status TO state;
     ALTER TABLE metrics_aggregation_jobs_log ADD status text GENERATED ALWAYS AS (lower(state)) STORED;";
+/// The digest's own data, with the state that `notification-delivery` would have left. The harness knows a mail by the user and the
+/// day.
+const COPY_DIGESTS: &str = "
+    INSERT INTO users (id, email, name, email_verified, is_active, deleted_at, created_at)
+    SELECT id, email, name, created_at, is_active, deleted_at, created_at FROM peers.users;
+    INSERT INTO email_preferences (user_id, digest_frequency, global_unsubscribe, license_expiry, payouts, royalty_statements, project_invitations, announcements, messages)
+    SELECT user_id, digest_frequency, global_unsubscribe, license_expiry, payouts, royalty_statements, project_invitations, announcements, messages FROM peers.email_preferences;
+    ALTER TABLE email_preferences ADD COLUMN last_digest_sent_at timestamptz;
+    INSERT INTO notifications (id, user_id, type, title, message, action_url, priority, read, read_at, metadata, email_state, created_at)
+    SELECT id, user_id, type, title, message, action_url, priority, read, read_at, metadata,
+           CASE WHEN priority IN ('LOW', 'MEDIUM') THEN 'DIGEST' ELSE 'SENT' END, created_at FROM peers.notifications;
+    CREATE FUNCTION peers.name_digest() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.dedup_key := 'digest-' || NEW.user_id || '-' || split_part(NEW.dedup_key, ':', 4);
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER name_digest BEFORE INSERT ON email_messages FOR EACH ROW EXECUTE FUNCTION peers.name_digest();
+    UPDATE email_sending_state SET max_send_rate = 100000, fetched_at = now() + interval '1 day';
+    ANALYZE;";
+/// Where the harness looks for what we keep elsewhere.
+const TELL_DIGESTS: &str = "
+    UPDATE email_preferences p SET last_digest_sent_at = s.last_sent_at FROM digest_states s WHERE s.user_id = p.user_id AND s.kind = 'NOTIFICATION'";
 
 pub(crate) async fn run(step: Step, workload: &str) -> Result<()> {
     let pool = PgPool::connect(&variable("DATABASE_URL")?).await?;
     match (step, workload) {
         (Step::Enqueue, "a" | "a50") => enqueue_notifications(&pool).await,
+        (Step::Enqueue, "b1" | "b2") => enqueue_digests(&pool).await,
         (Step::Enqueue, "noop" | "noop100") => {
             migrate(&pool).await?;
             append((0..number("JOBS", 20_000)).map(|_| json!({"end": "done"}).to_string()))
         }
         (Step::Enqueue, "d") => enqueue_metrics(&pool).await,
         (Step::Work, "a" | "a50") => work_notifications(&pool).await,
+        (Step::Work, "b1" | "b2") => work_digests(&pool).await,
         (Step::Work, "noop" | "noop100") => work(&pool, "fixture", number("CONCURRENCY", 10)).await.map(drop),
         (Step::Work, "d") => {
             drop(work(&pool, "metrics-aggregation", 1).await?);
             sqlx::raw_sql(NAME_METRICS).execute(&pool).await?;
             Ok(())
         }
-        _ => bail!("`{workload}` is not among the workloads that exist yet: a, a50, d, noop, noop100"),
+        _ => bail!("`{workload}` is not among the workloads that exist yet: a, a50, b1, b2, d, noop, noop100"),
     }
 }
 
@@ -106,6 +130,18 @@ async fn adopt(pool: &PgPool, copies: &[&'static str]) -> Result<()> {
             sqlx::raw_sql(*copy).execute(pool).await?;
         }
     }
+    Ok(())
+}
+
+async fn enqueue_digests(pool: &PgPool) -> Result<()> {
+    adopt(pool, &[COPY_DIGESTS]).await?;
+    append([json!({"frequency": "DAILY", "asOf": variable("AS_OF")?}).to_string()].into_iter())
+}
+
+async fn work_digests(pool: &PgPool) -> Result<()> {
+    drop(work(pool, "notification-digest", 1).await?);
+    settle(pool).await?;
+    sqlx::raw_sql(TELL_DIGESTS).execute(pool).await?;
     Ok(())
 }
 
@@ -146,6 +182,11 @@ async fn work(pool: &PgPool, job: &str, batch: usize) -> Result<Line> {
             std::env::var("AWS_ENDPOINT_URL_SESV2").unwrap_or_default(),
         ),
         ("EMAIL_MAX_IN_FLIGHT", number("CONCURRENCY", 10).to_string()),
+        // The next page is claimed while two are being sent.
+        (
+            "DATABASE_POOL_SIZE",
+            if job == "notification-digest" { "3" } else { "2" }.to_owned(),
+        ),
     ];
     let line = Line::start(&Workspace::current(), job, Feed { batch, instances: 1 }, &environment).await?;
     let path = file()?;

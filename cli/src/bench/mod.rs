@@ -3,6 +3,7 @@
 
 mod cold_start;
 mod contender;
+mod digest;
 mod limit;
 mod measure;
 mod notify;
@@ -24,6 +25,8 @@ pub(crate) struct Bench {
 enum What {
     /// 5,000 notifications, SES answering after 20 ms.
     Notify,
+    /// Daily digests of 1,245 and of 20,000 users, SES answering after 20 ms.
+    Digest,
     /// Messages that do nothing, through the whole runtime, ledger included.
     Runtime,
     /// A weekly roll-up of 1,000,000 daily rows, and the enrichment of 20,000 events.
@@ -38,6 +41,7 @@ impl Bench {
     pub(crate) async fn run(self) -> Result<()> {
         match self.what {
             What::Notify => notify::run().await,
+            What::Digest => digest::run().await,
             What::Runtime => runtime::run().await,
             What::Rollup => rollup::run().await,
             What::ColdStart => cold_start::run().await,

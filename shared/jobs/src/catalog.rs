@@ -9,7 +9,10 @@ use crate::spec::{Backoff, Cron, Job, Priority, Schedule, Spec, Topic, mb, milli
 /// All declarations, in the order of this file.
 pub const ALL: &[&Spec] = &[
     NOTIFICATION_DELIVERY.spec(),
+    NOTIFICATION_DIGEST.spec(),
+    MESSAGE_DIGEST.spec(),
     EMAIL_DISPATCH.spec(),
+    EMAIL_DIGEST.spec(),
     EMAIL_EVENTS.spec(),
     ANALYTICS_ENRICH_EVENT.spec(),
     ANALYTICS_AGGREGATE.spec(),
@@ -46,6 +49,34 @@ pub const NOTIFICATION_DELIVERY: Job<DeliverNotification> = Job::new("notificati
     .uses(&[Database, Mail])
     .load(100, millis(500));
 
+/// See the message's text.
+pub const NOTIFICATION_DIGEST: Job<SendDigests> = digest("notifications/notification-digest")
+    .about("Sends each user one e-mail a day or week with the unread notifications that no e-mail carried");
+
+/// See the message's text.
+pub const MESSAGE_DIGEST: Job<SendDigests> = digest("notifications/message-digest")
+    .about("Sends each user one e-mail a day or week with the unread messages, by conversation");
+
+/// Zones are off by halves and quarters of an hour.
+const EVERY_QUARTER_HOUR: &[Schedule] = &[Schedule {
+    name: "tick",
+    cron: Cron::utc("0/15 * * * ? *"),
+    message: r#"{"frequency":"ALL"}"#,
+}];
+
+/// A job that sends digests.
+const fn digest(path: &'static str) -> Job<SendDigests> {
+    Job::new(path)
+        .priority(Priority::Scheduled)
+        .attempts(2, Backoff::Fixed(secs(60)))
+        .timeout(minutes(15))
+        .minimum(minutes(3))
+        .memory(mb(512))
+        .uses(&[Database, Mail])
+        .schedules(EVERY_QUARTER_HOUR)
+        .load(1, secs(60))
+}
+
 // email --------------------------------------------------------------------------------------------------
 
 /// See the message's text.
@@ -63,6 +94,10 @@ pub const EMAIL_DISPATCH: Job<DispatchEmail> = Job::new("email/email-dispatch")
         message: "{}",
     }])
     .load(1, secs(60));
+
+/// See the message's text.
+pub const EMAIL_DIGEST: Job<SendDigests> =
+    digest("email/email-digest").about("Sends the e-mails that were held for a user as one e-mail a day or week");
 
 /// See the message's text.
 pub const EMAIL_EVENTS: Job<EmailEvent> = Job::new("email/email-events")

@@ -93,6 +93,12 @@ impl Mailer {
         })
     }
 
+    /// Takes back what dead predecessors of this process had claimed and not sent. [`Mailer::dispatch`] does that before it claims;
+    /// who may end without dispatching anything does it first.
+    pub async fn recover(&self, database: &Database) -> Result<(), Error> {
+        self.journal(database).await.map(drop)
+    }
+
     fn ses(&self) -> &aws_sdk_sesv2::Client {
         self.ses
             .get_or_init(|| aws_sdk_sesv2::Client::new(&self.aws.of("SESV2")))
