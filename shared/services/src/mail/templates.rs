@@ -124,7 +124,9 @@ static TEMPLATES: &[Template] = &[
     Template::essential::<accounts::PasswordReset>("password-reset").user_initiated(),
     Template::essential::<accounts::DeletionScheduled>("account-deletion-scheduled").allowed_for_inactive(),
     Template::essential::<accounts::Deleted>("account-deleted").allowed_for_inactive(),
+    Template::essential::<accounts::Locked>("account-locked"),
     Template::essential::<operations::EmailAlert>("email-alert"),
+    Template::essential::<operations::SecurityAlert>("security-alert"),
 
     Template::new::<notifications::Notification>("notification", Stream::Notification, None),
     Template::notification::<notifications::NewMessage>("new-message", Category::Messages),
