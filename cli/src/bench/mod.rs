@@ -9,6 +9,7 @@ mod measure;
 mod notify;
 mod rollup;
 mod runtime;
+mod sweep;
 mod workshop;
 
 use anyhow::Result;
@@ -33,6 +34,8 @@ enum What {
     Rollup,
     /// Process start to the first request for work, and memory, beside a function that has nothing but lambda_runtime.
     ColdStart,
+    /// A million dead rows among two million, beside one DELETE; and a slot of failed log-ins at ten million a day.
+    Sweep,
     /// One workload for a harness that compares job systems: `enqueue` fills the queue, `work` empties it.
     Contender { step: contender::Step, workload: String },
 }
@@ -45,6 +48,7 @@ impl Bench {
             What::Runtime => runtime::run().await,
             What::Rollup => rollup::run().await,
             What::ColdStart => cold_start::run().await,
+            What::Sweep => sweep::run().await,
             What::Contender { step, workload } => contender::run(step, &workload).await,
         }
     }

@@ -4,13 +4,15 @@
 use crate::endpoint::Endpoint;
 use crate::messages::*;
 use crate::spec::Use::{Database, Mail, UnsubscribeKey};
-use crate::spec::{Backoff, Cron, Job, Priority, Schedule, Spec, Topic, mb, millis, minutes, secs};
+use crate::spec::{Backoff, Cron, Job, Priority, Schedule, Spec, Topic, days, mb, millis, minutes, secs};
+use crate::sweep::Sweep;
 
 /// All declarations, in the order of this file.
 pub const ALL: &[&Spec] = &[
     NOTIFICATION_DELIVERY.spec(),
     NOTIFICATION_DIGEST.spec(),
     MESSAGE_DIGEST.spec(),
+    NOTIFICATION_CLEANUP.spec(),
     EMAIL_DISPATCH.spec(),
     EMAIL_DIGEST.spec(),
     EMAIL_EVENTS.spec(),
@@ -18,7 +20,14 @@ pub const ALL: &[&Spec] = &[
     ANALYTICS_AGGREGATE.spec(),
     METRICS_AGGREGATION.spec(),
     WEEKLY_MONTHLY_METRICS_AGGREGATION.spec(),
+    STORAGE_METRICS_CALCULATION.spec(),
+    TOKEN_CLEANUP.spec(),
+    SESSION_CLEANUP.spec(),
+    FAILED_LOGIN_MONITOR.spec(),
+    PASSWORD_SECURITY_CLEANUP.spec(),
     OUTBOX_RELAY.spec(),
+    IDEMPOTENCY_CLEANUP.spec(),
+    JOB_HISTORY_CLEANUP.spec(),
 ];
 
 /// All endpoints, in the order of this file.
@@ -76,6 +85,19 @@ const fn digest(path: &'static str) -> Job<SendDigests> {
         .schedules(EVERY_QUARTER_HOUR)
         .load(1, secs(60))
 }
+/// Spec: comms, `notification-cleanup`.
+pub const NOTIFICATION_CLEANUP: Job<SweepNotifications> = Job::new("notifications/notification-cleanup")
+    .about("Deletes notifications past their retention, and trims the mail ledger")
+    .attempts(3, Backoff::exponential(secs(60)))
+    .timeout(minutes(15))
+    .minimum(secs(180))
+    .memory(mb(256))
+    .schedules(&[Schedule {
+        name: "daily",
+        cron: Cron::utc("0 3 * * ? *"),
+        message: "{}",
+    }])
+    .load(1, secs(60));
 
 // email --------------------------------------------------------------------------------------------------
 
@@ -199,6 +221,82 @@ pub const WEEKLY_MONTHLY_METRICS_AGGREGATION: Job<ReconcileMetrics> =
             message: r#"{"action":"reconcile"}"#,
         }])
         .load(1, secs(60));
+// assets -------------------------------------------------------------------------------------------------
+
+/// Spec: assets, `storage-metrics-calculation`.
+pub const STORAGE_METRICS_CALCULATION: Job<MeasureStorage> = Job::new("assets/storage-metrics-calculation")
+    .about("Measures once a day what is stored for platform, users, projects and brands")
+    .priority(Priority::Scheduled)
+    .attempts(3, Backoff::exponential(secs(60)))
+    .timeout(minutes(15))
+    .minimum(secs(60))
+    .memory(mb(512))
+    .schedules(&[Schedule {
+        name: "daily",
+        cron: Cron::utc("0 2 * * ? *"),
+        message: "{}",
+    }])
+    .load(1, secs(60));
+
+// accounts -----------------------------------------------------------------------------------------------
+
+/// Spec: platform, `token-cleanup`.
+pub const TOKEN_CLEANUP: Job<Sweep> = Job::new("accounts/token-cleanup")
+    .about("Deletes authentication tokens that nobody can use any more")
+    .attempts(3, Backoff::exponential(secs(30)))
+    .timeout(minutes(5))
+    .minimum(secs(60))
+    .memory(mb(256))
+    .schedules(&[Schedule {
+        name: "hourly",
+        cron: Cron::utc("0 * * * ? *"),
+        message: "{}",
+    }])
+    .load(1, secs(60));
+
+/// Spec: platform, `session-cleanup`.
+pub const SESSION_CLEANUP: Job<Sweep> = Job::new("accounts/session-cleanup")
+    .about("Drops expired sessions, ends idle ones, and forgets those that ended long ago")
+    .attempts(3, Backoff::exponential(secs(30)))
+    .timeout(minutes(5))
+    .minimum(secs(60))
+    .memory(mb(256))
+    .schedules(&[Schedule {
+        name: "every-six-hours",
+        cron: Cron::utc("0 0/6 * * ? *"),
+        message: "{}",
+    }])
+    .load(1, secs(60));
+
+/// Spec: platform, `failed-login-monitor`.
+pub const FAILED_LOGIN_MONITOR: Job<Sweep> = Job::new("accounts/failed-login-monitor")
+    .about("Tells security of suspicious log-ins, and locks accounts that are under attack")
+    .priority(Priority::NearRealTime)
+    .attempts(3, Backoff::exponential(secs(15)))
+    .timeout(minutes(2))
+    .minimum(secs(30))
+    .memory(mb(256))
+    .uses(&[Database, Mail])
+    .schedules(&[Schedule {
+        name: "tick",
+        cron: Cron::utc("0/15 * * * ? *"),
+        message: "{}",
+    }])
+    .load(1, secs(30));
+
+/// Spec: platform, `password-security-cleanup`.
+pub const PASSWORD_SECURITY_CLEANUP: Job<Sweep> = Job::new("accounts/password-security-cleanup")
+    .about("Removes stale remember-me tokens and ends lock-outs that are over")
+    .attempts(3, Backoff::exponential(secs(30)))
+    .timeout(minutes(2))
+    .minimum(secs(30))
+    .memory(mb(256))
+    .schedules(&[Schedule {
+        name: "tick",
+        cron: Cron::utc("0/15 * * * ? *"),
+        message: "{}",
+    }])
+    .load(1, secs(60));
 
 // system -------------------------------------------------------------------------------------------------
 
@@ -215,4 +313,34 @@ pub const OUTBOX_RELAY: Job<RelayOutbox> = Job::new("system/outbox-relay")
         cron: Cron::utc("* * * * ? *"),
         message: "{}",
     }])
+    // Every minute: a day of successes is enough.
+    .history(days(1), days(30))
     .load(1, secs(5));
+
+/// Spec: platform, `idempotency-cleanup`.
+pub const IDEMPOTENCY_CLEANUP: Job<Sweep> = Job::new("system/idempotency-cleanup")
+    .about("Deletes idempotency keys that have expired")
+    .attempts(3, Backoff::exponential(secs(30)))
+    .timeout(minutes(5))
+    .minimum(secs(60))
+    .memory(mb(256))
+    .schedules(&[Schedule {
+        name: "every-six-hours",
+        cron: Cron::utc("0 0/6 * * ? *"),
+        message: "{}",
+    }])
+    .load(1, secs(60));
+
+/// Retention of each job is its own [`crate::History`].
+pub const JOB_HISTORY_CLEANUP: Job<Sweep> = Job::new("system/job-history-cleanup")
+    .about("Forgets runs, and messages that no queue takes, when their retention has passed")
+    .attempts(3, Backoff::exponential(secs(30)))
+    .timeout(minutes(5))
+    .minimum(secs(60))
+    .memory(mb(256))
+    .schedules(&[Schedule {
+        name: "daily",
+        cron: Cron::utc("30 1 * * ? *"),
+        message: "{}",
+    }])
+    .load(1, secs(60));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::message::Timestamp;
-use crate::spec::{Backoff, Spec, Use, minutes, secs};
+use crate::spec::{Backoff, Spec, Use, days, minutes, secs};
 
 /// What the platform bears.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +105,15 @@ fn durations(spec: &Spec, expect: &mut impl FnMut(bool, String)) {
     expect(
         waits + spec.visibility_timeout() * spec.crashes() < spec.retention(),
         format!("all attempts take {waits:?} of waiting, longer than a message is kept"),
+    );
+    let history = spec.history;
+    expect(
+        (days(1)..=days(30)).contains(&history.completed),
+        format!("completed runs are kept {:?}, not a day to 30 days", history.completed),
+    );
+    expect(
+        (days(7)..=days(30)).contains(&history.failed),
+        format!("failed runs are kept {:?}, not 7 to 30 days", history.failed),
     );
     let shortest = spec.backoff.wait(1, 0.0);
     expect(
@@ -251,6 +260,8 @@ mod tests {
             (job().load(1, minutes(6)), "longer than the timeout"),
             (job().sends_to(&["nobody"]), "no job"),
             (job().memory(64), "128"),
+            (job().history(minutes(60), days(30)), "not a day to 30 days"),
+            (job().history(days(7), days(31)), "not 7 to 30 days"),
             (job().schedules(THREE_FIELDS), "not six fields"),
         ] {
             let found = findings(spec.spec());

@@ -23,6 +23,7 @@ mod manifest;
 mod message;
 mod messages;
 mod spec;
+mod sweep;
 
 pub use check::{Finding, Limits, check};
 pub use endpoint::{Endpoint, check_endpoints};
@@ -30,4 +31,7 @@ pub use id::{Id, InvalidId};
 pub use manifest::manifest;
 pub use message::{Message, Timestamp, Undecodable, decode};
 pub use messages::*;
-pub use spec::{Backoff, Cron, Job, Load, Priority, Schedule, Spec, Topic, Use, mb, millis, minutes, secs};
+pub use spec::{
+    Backoff, Cron, History, Job, Load, Priority, Schedule, Spec, Topic, Use, days, mb, millis, minutes, secs,
+};
+pub use sweep::{Cursor, Position, Reached, Sweep};

@@ -43,6 +43,7 @@ fn entry(spec: &Spec) -> Value {
             "deadLetterRetentionSeconds": spec.dead_letter_retention().as_secs(),
         },
         "alarms": {"oldestMessageSeconds": spec.priority.oldest_message().as_secs(), "deadLetters": 1},
+        "history": {"completedSeconds": spec.history.completed.as_secs(), "failedSeconds": spec.history.failed.as_secs()},
         "logRetentionDays": LOG_RETENTION_DAYS,
         "messageSchema": (spec.schema)(),
     })

@@ -49,6 +49,8 @@ pub struct Spec {
     pub topics: &'static [Topic],
     /// What the job must bear.
     pub load: Load,
+    /// How long the ledger remembers its runs.
+    pub history: History,
     /// The JSON Schema of the message.
     pub schema: fn() -> Value,
     /// Whether a body is a message of this job; the error is the reason.
@@ -190,6 +192,31 @@ pub struct Load {
     pub batch_takes: Duration,
 }
 
+/// How long the ledger remembers a run, from its end on.
+///
+/// A message that comes again later than that runs again, and only the job's own conditional updates absorb it: SQS keeps
+/// messages for four days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Done, skipped or continued: a day to 30 days.
+    pub completed: Duration,
+    /// Dead, or never finished: 7 to 30 days. Messages that no queue takes wait in the outbox for as long.
+    pub failed: Duration,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl History {
+    const DEFAULT: Self = Self {
+        completed: days(7),
+        failed: days(30),
+    };
+}
+
 impl<M: Message> Job<M> {
     /// A job by its place in `functions/`: `"<domain>/<job>"`.
     pub const fn new(path: &'static str) -> Self {
@@ -213,6 +240,7 @@ impl<M: Message> Job<M> {
                 messages_per_second: 1,
                 batch_takes: secs(1),
             },
+            history: History::DEFAULT,
             schema: schema_of::<M>,
             accepts: accepts::<M>,
         };
@@ -310,6 +338,12 @@ impl<M: Message> Job<M> {
         self
     }
 
+    /// Sets [`Spec::history`].
+    pub const fn history(mut self, completed: Duration, failed: Duration) -> Self {
+        self.spec.history = History { completed, failed };
+        self
+    }
+
     /// The declaration without the type of its message.
     pub const fn spec(&self) -> &Spec {
         &self.spec
@@ -380,6 +414,11 @@ pub const fn secs(n: u64) -> Duration {
 /// Minutes.
 pub const fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
+}
+
+/// Days.
+pub const fn days(n: u64) -> Duration {
+    minutes(24 * 60 * n)
 }
 
 /// Milliseconds.

@@ -13,6 +13,7 @@ pub mod mailbox;
 pub mod people;
 pub mod postgres;
 pub mod queue;
+pub mod sweep;
 mod wire;
 pub mod world;
 

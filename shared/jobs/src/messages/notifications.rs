@@ -1,4 +1,5 @@
 use super::*;
+use crate::Sweep;
 
 /// Deliver one notification: visible in the app, and at most one e-mail.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -85,5 +86,20 @@ impl Message for SendDigests {
             return Err("`force` needs a `triggerId`".into());
         }
         Ok(())
+    }
+}
+
+/// Sweep notifications and the mail ledger. A page may be larger than of other sweeps.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct SweepNotifications(pub Sweep);
+
+impl Message for SweepNotifications {
+    fn as_of(&self) -> Option<Timestamp> {
+        self.0.as_of
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.0.validate_with_pages_of(100..=20_000)
     }
 }
