@@ -18,6 +18,8 @@ export interface FunctionDeclaration {
 
 /** One job: its queue wakes it. */
 export interface JobDeclaration extends FunctionDeclaration {
+  /** Connections to the database of one instance. */
+  readonly connections: number;
   readonly priority: 'user-facing' | 'near-real-time' | 'scheduled' | 'background';
   readonly batch: { readonly size: number; readonly windowSeconds: number };
   readonly schedules: readonly ScheduleDeclaration[];

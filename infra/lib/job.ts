@@ -68,6 +68,9 @@ export class Job extends DeclaredFunction<JobDeclaration> {
       // A continued run sends to its own queue. Lambda takes that for a runaway loop and stops it after 16 rounds.
       recursiveLoop: lambda.RecursiveLoop.ALLOW,
     });
+    if (this.job.uses.includes('database')) {
+      fn.addEnvironment('DATABASE_POOL_SIZE', String(this.job.connections));
+    }
     fn.addEventSource(
       new SqsEventSource(this.queue, {
         batchSize: this.declaration.batch.size,

@@ -16,6 +16,7 @@ export const EXAMPLE: Catalog = {
       batch: { size: 100, windowSeconds: 2 },
       timeoutSeconds: 60,
       memoryMb: 1024,
+      connections: 3,
       uses: ['database', 'mail', 'storage'],
       sendsTo: ['thumbnail-cleanup'],
       schedules: [
@@ -45,6 +46,7 @@ export const EXAMPLE: Catalog = {
       batch: { size: 1, windowSeconds: 0 },
       timeoutSeconds: 900,
       memoryMb: 128,
+      connections: 2,
       uses: [],
       sendsTo: [],
       schedules: [],

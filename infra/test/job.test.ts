@@ -28,7 +28,7 @@ const PERMISSIONS: Record<string, string[]> = {
   storage: ['s3:AbortMultipartUpload', 's3:DeleteObject', 's3:GetObject', 's3:ListBucket', 's3:PutObject'],
 };
 const VARIABLES: Record<string, string[]> = {
-  database: ['DATABASE_AUTH', 'DATABASE_URL'],
+  database: ['DATABASE_AUTH', 'DATABASE_POOL_SIZE', 'DATABASE_URL'],
   mail: [
     'APP_URL',
     'EMAIL_FROM_ADDRESS',

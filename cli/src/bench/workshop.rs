@@ -147,6 +147,10 @@ impl Line {
         let function = Function::new(binary(workspace, name))
             .named(name)
             .envs(settings())
+            .env(
+                "DATABASE_POOL_SIZE",
+                spec.map_or(2, |spec| spec.connections).to_string(),
+            )
             .envs(
                 environment
                     .iter()

@@ -11,8 +11,6 @@ use crate::spec::{Backoff, Spec, Use, days, minutes, secs};
 pub struct Limits {
     /// Connections that the database accepts from functions.
     pub database_connections: u32,
-    /// Connections of one function instance.
-    pub pool_size: u32,
 }
 
 impl Default for Limits {
@@ -20,7 +18,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             database_connections: 640,
-            pool_size: 2,
         }
     }
 }
@@ -65,7 +62,7 @@ pub fn check(specs: &[&Spec], limits: Limits) -> Vec<Finding> {
     let connections: u32 = specs
         .iter()
         .filter(|s| s.uses.contains(&Use::Database))
-        .map(|s| s.concurrency * limits.pool_size)
+        .map(|s| s.concurrency * s.connections)
         .sum();
     if connections > limits.database_connections {
         let what = format!(
@@ -181,6 +178,10 @@ fn queue(spec: &Spec, specs: &[&Spec], expect: &mut impl FnMut(bool, String)) {
         );
     }
     expect(
+        spec.connections >= 2,
+        format!("{} connections: the ledger needs one of its own", spec.connections),
+    );
+    expect(
         (128..=10_240).contains(&spec.memory_mb),
         format!("{} MB are not between 128 and 10240", spec.memory_mb),
     );
@@ -262,6 +263,7 @@ mod tests {
             (job().memory(64), "128"),
             (job().history(minutes(60), days(30)), "not a day to 30 days"),
             (job().history(days(7), days(31)), "not 7 to 30 days"),
+            (job().connections(1), "the ledger needs one"),
             (job().schedules(THREE_FIELDS), "not six fields"),
         ] {
             let found = findings(spec.spec());
@@ -277,7 +279,6 @@ mod tests {
     fn connections_of_all_functions_together_must_fit() {
         let limits = Limits {
             database_connections: 3,
-            pool_size: 2,
         };
         let found = check(catalog::ALL, limits);
         assert!(

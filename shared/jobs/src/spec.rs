@@ -39,6 +39,8 @@ pub struct Spec {
     pub minimum: Duration,
     /// Memory of the function, in MiB.
     pub memory_mb: u32,
+    /// Connections to the database of one instance, at least 2: one is the ledger's.
+    pub connections: u32,
     /// What the function may touch; permissions, environment and layers follow.
     pub uses: &'static [Use],
     /// The jobs to whose queues this one sends, by name; `"*"` is every queue.
@@ -232,6 +234,7 @@ impl<M: Message> Job<M> {
             timeout: minutes(5),
             minimum: secs(5),
             memory_mb: 256,
+            connections: 2,
             uses: &[Use::Database],
             sends_to: &[],
             schedules: &[],
@@ -302,6 +305,12 @@ impl<M: Message> Job<M> {
     /// Sets [`Spec::memory_mb`].
     pub const fn memory(mut self, mb: u32) -> Self {
         self.spec.memory_mb = mb;
+        self
+    }
+
+    /// Sets [`Spec::connections`].
+    pub const fn connections(mut self, connections: u32) -> Self {
+        self.spec.connections = connections;
         self
     }
 

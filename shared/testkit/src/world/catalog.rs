@@ -18,6 +18,8 @@ pub struct Job {
     pub timeout: Duration,
     /// What the function is told of its memory.
     pub memory_mb: u32,
+    /// Connections to the database that one instance may have.
+    pub connections: u32,
     /// Messages in one event, at most.
     pub batch: usize,
     /// How long a message stays hidden that the function has been given.
@@ -34,6 +36,7 @@ impl Job {
             program,
             timeout,
             memory_mb: 256,
+            connections: 2,
             batch: 10,
             visibility,
             max_receives: 10,
@@ -60,6 +63,7 @@ impl Job {
         let job = Self {
             timeout: Duration::from_secs(entry.timeout_seconds),
             memory_mb: entry.memory_mb,
+            connections: entry.connections.unwrap_or(2),
             ..Self::new(binary(name))
         };
         match (&entry.batch, &entry.queue) {
@@ -88,7 +92,9 @@ struct Entry {
     batch: Option<Batch>,
     timeout_seconds: u64,
     memory_mb: u32,
-    /// An endpoint has none.
+    // An endpoint has neither of these.
+    #[serde(default)]
+    connections: Option<u32>,
     #[serde(default)]
     queue: Option<Queue>,
 }
