@@ -25,6 +25,9 @@ pub const ALL: &[&Spec] = &[
     SESSION_CLEANUP.spec(),
     FAILED_LOGIN_MONITOR.spec(),
     PASSWORD_SECURITY_CLEANUP.spec(),
+    SEARCH_INDEX_UPDATE.spec(),
+    SEARCH_INDEX_BULK_UPDATE.spec(),
+    SEARCH_INDEX_REINDEX.spec(),
     OUTBOX_RELAY.spec(),
     IDEMPOTENCY_CLEANUP.spec(),
     JOB_HISTORY_CLEANUP.spec(),
@@ -297,6 +300,50 @@ pub const PASSWORD_SECURITY_CLEANUP: Job<Sweep> = Job::new("accounts/password-se
         message: "{}",
     }])
     .load(1, secs(60));
+// search -------------------------------------------------------------------------------------------------
+
+/// See the message's text.
+pub const SEARCH_INDEX_UPDATE: Job<UpdateSearchIndex> = Job::new("search/search-index-update")
+    .about("Puts one row right in the search index, and asks for the rows whose text comes from it")
+    .priority(Priority::NearRealTime)
+    .attempts(3, Backoff::exponential(secs(5)))
+    .concurrency(20)
+    // One statement a batch, whatever is in it.
+    .batch(100)
+    .window(secs(1))
+    .timeout(secs(30))
+    .memory(mb(512))
+    .sends_to(&["search-index-bulk-update"])
+    .load(1000, secs(1));
+
+/// See the message's text.
+pub const SEARCH_INDEX_BULK_UPDATE: Job<BulkUpdateSearchIndex> = Job::new("search/search-index-bulk-update")
+    .about("Puts many rows right in the search index: a list, or all of a brand, an asset or a project")
+    .priority(Priority::Background)
+    .attempts(3, Backoff::exponential(secs(10)))
+    .concurrency(5)
+    .timeout(minutes(5))
+    .minimum(secs(30))
+    .memory(mb(512))
+    .load(5, secs(1));
+
+/// See the message's text.
+pub const SEARCH_INDEX_REINDEX: Job<ReindexSearch> = Job::new("search/search-index-reindex")
+    .about("Goes through everything that can be found, and writes what is wrong in the search index")
+    .priority(Priority::Background)
+    .attempts(2, Backoff::Fixed(secs(300)))
+    .timeout(minutes(15))
+    // Twelve minutes of work, then a new message.
+    .minimum(minutes(3))
+    .memory(mb(512))
+    // Two pages at a time: comparing is all computing, by the database.
+    .connections(3)
+    .schedules(&[Schedule {
+        name: "weekly",
+        cron: Cron::utc("0 3 ? * SUN *"),
+        message: "{}",
+    }])
+    .load(1, minutes(12));
 
 // system -------------------------------------------------------------------------------------------------
 

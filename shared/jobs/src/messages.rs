@@ -10,6 +10,7 @@ mod assets;
 mod email;
 mod email_events;
 mod notifications;
+mod search;
 mod system;
 
 pub use analytics::*;
@@ -17,4 +18,5 @@ pub use assets::*;
 pub use email::*;
 pub use email_events::*;
 pub use notifications::*;
+pub use search::*;
 pub use system::*;

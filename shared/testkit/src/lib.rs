@@ -6,6 +6,7 @@
 //! failure at every call that travels. Production code knows nothing of all this.
 
 mod analytics;
+pub mod entities;
 pub mod faults;
 mod http;
 pub mod lambda;
