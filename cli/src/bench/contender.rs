@@ -31,16 +31,6 @@ const ADOPT: &str = "
             EXECUTE format('ALTER TABLE public.%I SET SCHEMA peers', name);
         END LOOP;
     END $$;";
-/// The harness's tables give way to ours, all but those of its own work, and are copied into them.
-const MAKE_WAY: &str = "
-    CREATE SCHEMA peers;
-    DO $$ DECLARE name text; BEGIN
-        FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE 'bench%' LOOP
-            EXECUTE format('ALTER TABLE %I SET SCHEMA peers', name);
-        END LOOP;
-    END $$";
-/// Its checks read our tables, so they get the columns that the checks name, generated from our own. LOW is mailed at once there, and
-/// never here: it becomes MEDIUM.
 const COPY_NOTIFICATIONS: &str = "
     INSERT INTO users (id, email, name, email_verified, is_active, deleted_at, created_at)
     SELECT id, email, name, created_at, is_active, deleted_at, created_at FROM peers.users;
@@ -97,6 +87,7 @@ const COPY_DIGESTS: &str = "
 /// Where the harness looks for what we keep elsewhere.
 const TELL_DIGESTS: &str = "
     UPDATE email_preferences p SET last_digest_sent_at = s.last_sent_at FROM digest_states s WHERE s.user_id = p.user_id AND s.kind = 'NOTIFICATION'";
+
 /// A vector holds what the harness wants it to: its check says so, and everybody has the same work. Deleted rows have none here.
 const COPY_ASSETS: &str = "
     CREATE OR REPLACE FUNCTION search_vector_of(t ip_assets) RETURNS tsvector LANGUAGE sql STABLE PARALLEL SAFE
@@ -123,21 +114,27 @@ pub(crate) async fn run(step: Step, workload: &str) -> Result<()> {
     match (step, workload) {
         (Step::Enqueue, "a" | "a50") => enqueue_notifications(&pool).await,
         (Step::Enqueue, "b1" | "b2") => enqueue_digests(&pool).await,
-        (Step::Enqueue, "c" | "c2") => enqueue_assets(&pool, workload).await,
         (Step::Enqueue, "noop" | "noop100") => {
             migrate(&pool).await?;
             append((0..number("JOBS", 20_000)).map(|_| json!({"end": "done"}).to_string()))
         }
+        (Step::Enqueue, "c" | "c2") => enqueue_assets(&pool, workload).await,
         (Step::Enqueue, "d") => enqueue_metrics(&pool).await,
         (Step::Work, "a" | "a50") => work_notifications(&pool).await,
         (Step::Work, "b1" | "b2") => work_digests(&pool).await,
         (Step::Work, "noop" | "noop100") => work(&pool, "fixture", number("CONCURRENCY", 10)).await.map(drop),
+        (Step::Work, "c") => work(&pool, "search-index-reindex", 1).await.map(drop),
+        (Step::Work, "c2") => {
+            drop(work(&pool, "search-index-update", 100).await?);
+            sqlx::raw_sql(SHOW_HANDLED_ASSETS).execute(&pool).await?;
+            Ok(())
+        }
         (Step::Work, "d") => {
             drop(work(&pool, "metrics-aggregation", 1).await?);
             sqlx::raw_sql(NAME_METRICS).execute(&pool).await?;
             Ok(())
         }
-        _ => bail!("`{workload}` is not among the workloads that exist yet: a, a50, b1, b2, d, noop, noop100"),
+        _ => bail!("`{workload}` is not among the workloads that exist yet: a, a50, b1, b2, c, c2, d, noop, noop100"),
     }
 }
 
@@ -178,15 +175,6 @@ async fn work_digests(pool: &PgPool) -> Result<()> {
 
 async fn enqueue_notifications(pool: &PgPool) -> Result<()> {
     adopt(pool, &[COPY_NOTIFICATIONS]).await?;
-        (Step::Work, "c") => work(&pool, "search-index-reindex", 1, 1).await.map(drop),
-        (Step::Work, "c2") => work_assets(&pool).await,
-        (Step::Work, "noop" | "noop100") => work(&pool, "fixture", number("CONCURRENCY", 10), 1).await.map(drop),
-        _ => bail!("`{workload}` is not among the workloads that exist yet: a, a50, c, c2, noop, noop100"),
-    }
-}
-
-async fn enqueue_notifications(pool: &PgPool) -> Result<()> {
-    adopt(pool, COPY_NOTIFICATIONS).await?;
     let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM notifications ORDER BY created_at")
         .fetch_all(pool)
         .await?;
@@ -194,7 +182,7 @@ async fn enqueue_notifications(pool: &PgPool) -> Result<()> {
 }
 
 async fn enqueue_assets(pool: &PgPool, workload: &str) -> Result<()> {
-    adopt(pool, COPY_ASSETS).await?;
+    adopt(pool, &[COPY_ASSETS]).await?;
     if workload == "c" {
         let reindex = json!({"entityType": "asset", "batchSize": number("PAGE", 100)});
         return append([reindex.to_string()].into_iter());
@@ -207,24 +195,6 @@ async fn enqueue_assets(pool: &PgPool, workload: &str) -> Result<()> {
         ids.into_iter()
             .map(|id| json!({"entityType": "asset", "entityId": id}).to_string()),
     )
-}
-
-async fn work_assets(pool: &PgPool) -> Result<()> {
-    drop(work(pool, "search-index-update", 100, 2).await?);
-    sqlx::raw_sql(SHOW_HANDLED_ASSETS).execute(pool).await?;
-    Ok(())
-}
-
-async fn adopt(pool: &PgPool, copy: &'static str) -> Result<()> {
-    let adopted: bool = sqlx::query_scalar("SELECT to_regnamespace('peers') IS NOT NULL")
-        .fetch_one(pool)
-        .await?;
-    if !adopted {
-        sqlx::raw_sql(MAKE_WAY).execute(pool).await?;
-        migrate(pool).await?;
-        sqlx::raw_sql(copy).execute(pool).await?;
-    }
-    Ok(())
 }
 
 /// The queue survives a killed worker as SQS does: it is a file, a message a line.
@@ -242,27 +212,26 @@ fn append(bodies: impl Iterator<Item = String>) -> Result<()> {
 async fn work_notifications(pool: &PgPool) -> Result<()> {
     let in_flight = number("CONCURRENCY", 10);
     // One function whose batches are larger than what it has in flight: the mails never wait for the database.
-    let line = work(pool, "notification-delivery", 10 * in_flight, 1).await?;
+    let line = work(pool, "notification-delivery", 10 * in_flight).await?;
     drop(line);
     settle(pool).await
 }
 
-async fn work(pool: &PgPool, job: &str, batch: usize, instances: usize) -> Result<Line> {
+async fn work(pool: &PgPool, job: &str, batch: usize) -> Result<Line> {
     let begun = Instant::now();
-    let environment = [
+    let mut environment = vec![
         ("DATABASE_URL", variable("DATABASE_URL")?),
         (
             "AWS_ENDPOINT_URL_SESV2",
             std::env::var("AWS_ENDPOINT_URL_SESV2").unwrap_or_default(),
         ),
         ("EMAIL_MAX_IN_FLIGHT", number("CONCURRENCY", 10).to_string()),
-        // The next page is claimed while two are being sent.
-        (
-            "DATABASE_POOL_SIZE",
-            if job == "notification-digest" { "3" } else { "2" }.to_owned(),
-        ),
     ];
-    let line = Line::start(&Workspace::current(), job, Feed { batch, instances }, &environment).await?;
+    // The next page is claimed while two are being sent.
+    if job == "notification-digest" {
+        environment.push(("DATABASE_POOL_SIZE", "3".to_owned()));
+    }
+    let line = Line::start(&Workspace::current(), job, Feed { batch, instances: 1 }, &environment).await?;
     let path = file()?;
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     for (n, body) in text.lines().enumerate() {
