@@ -16,7 +16,10 @@ const JOB: &str = "analytics-aggregate";
 
 /// So many days ago.
 fn ago(days: u64) -> NaiveDate {
-    Utc::now().date_naive().checked_sub_days(Days::new(days)).unwrap()
+    Utc::now()
+        .date_naive()
+        .checked_sub_days(Days::new(days))
+        .expect("a date")
 }
 
 /// A time of a day.

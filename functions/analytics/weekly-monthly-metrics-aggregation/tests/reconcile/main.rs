@@ -17,7 +17,7 @@ fn last_monday() -> NaiveDate {
     let today = Utc::now().date_naive();
     today
         .checked_sub_days(Days::new(u64::from(today.weekday().num_days_from_monday()) + 7))
-        .unwrap()
+        .expect("a date")
 }
 
 async fn day(world: &World, date: NaiveDate, views: i32) {
@@ -30,7 +30,7 @@ async fn day(world: &World, date: NaiveDate, views: i32) {
 }
 
 fn date(text: &str) -> NaiveDate {
-    text.parse().unwrap()
+    text.parse().expect("a date")
 }
 
 async fn reconcile(world: &World) {

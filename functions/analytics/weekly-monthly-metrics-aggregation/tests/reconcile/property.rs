@@ -67,7 +67,7 @@ fn event() -> impl Strategy<Value = Event> {
     (
         // Few distinct times: much is the same second.
         (prop::sample::select(DAYS), 0i64..4)
-            .prop_map(|(day, quarter)| i64::try_from(day).unwrap() * 1440 + quarter * 360 + 180),
+            .prop_map(|(day, quarter)| i64::try_from(day).expect("what was written") * 1440 + quarter * 360 + 180),
         0i64..300,
         0u8..3,
         prop::option::weighted(0.9, 0u8..2),
@@ -102,11 +102,11 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn first_monday() -> NaiveDate {
-    last_monday().checked_sub_days(Days::new(7)).unwrap()
+    last_monday().checked_sub_days(Days::new(7)).expect("what was written")
 }
 
 async fn receive(world: &World, events: &[Event]) {
-    let monday = first_monday().and_hms_opt(0, 0, 0).unwrap().and_utc();
+    let monday = first_monday().and_hms_opt(0, 0, 0).expect("what was written").and_utc();
     let rows = events.iter().flat_map(|event| {
         let occurred = monday + TimeDelta::minutes(event.minute);
         let received = Utc::now() - TimeDelta::seconds(event.received_before);
@@ -127,7 +127,9 @@ async fn run(world: &World, steps: &[Step]) {
             Step::Receive(events) => receive(world, events).await,
             Step::Hourly => drop(world.deliver(AGGREGATE, [json!({"action": "hourly"})]).await),
             Step::Daily(days) => {
-                let date = first_monday().checked_add_days(Days::new(*days)).unwrap();
+                let date = first_monday()
+                    .checked_add_days(Days::new(*days))
+                    .expect("what was written");
                 world
                     .deliver(AGGREGATE, [json!({"action": "daily", "date": date})])
                     .await;
@@ -154,7 +156,7 @@ async fn expected(world: &World, period: fn(NaiveDate) -> NaiveDate) -> Sums {
     let rows = world.rows("SELECT * FROM events ORDER BY created_at, id").await;
     let mut groups: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
     for row in &rows {
-        let second = row["occurred_at"].as_str().unwrap()[..19].to_owned();
+        let second = row["occurred_at"].as_str().expect("what was written")[..19].to_owned();
         let same = json!([row["event_type"], row["actor_id"], row["ip_asset_id"], second]);
         groups.entry(same.to_string()).or_default().push(row);
     }
@@ -173,7 +175,11 @@ async fn expected(world: &World, period: fn(NaiveDate) -> NaiveDate) -> Sums {
             if !distinct {
                 continue;
             }
-            let occurred: DateTime<Utc> = row["occurred_at"].as_str().unwrap().parse().unwrap();
+            let occurred: DateTime<Utc> = row["occurred_at"]
+                .as_str()
+                .expect("what was written")
+                .parse()
+                .expect("what was written");
             let of = (period(occurred.date_naive()), asset.to_owned());
             let sum = sums.entry(of.clone()).or_default();
             sum[kind] += 1;
@@ -182,7 +188,7 @@ async fn expected(world: &World, period: fn(NaiveDate) -> NaiveDate) -> Sums {
         }
     }
     for (of, visitors) in visitors {
-        sums.entry(of).or_default()[4] = i64::try_from(visitors.len()).unwrap();
+        sums.entry(of).or_default()[4] = i64::try_from(visitors.len()).expect("what was written");
     }
     sums
 }
@@ -190,11 +196,16 @@ async fn expected(world: &World, period: fn(NaiveDate) -> NaiveDate) -> Sums {
 async fn stored(world: &World, sql: &str) -> Sums {
     let rows = world.rows(sql).await;
     let entry = |row: &Value| {
-        let sums = ["views", "clicks", "conversions", "cents", "visitors"].map(|column| row[column].as_i64().unwrap());
+        let sums = ["views", "clicks", "conversions", "cents", "visitors"]
+            .map(|column| row[column].as_i64().expect("what was written"));
         (
             (
-                row["start"].as_str().unwrap().parse().unwrap(),
-                row["asset"].as_str().unwrap().to_owned(),
+                row["start"]
+                    .as_str()
+                    .expect("what was written")
+                    .parse()
+                    .expect("what was written"),
+                row["asset"].as_str().expect("what was written").to_owned(),
             ),
             sums,
         )
