@@ -68,8 +68,8 @@ export class Job extends DeclaredFunction<JobDeclaration> {
       // A continued run sends to its own queue. Lambda takes that for a runaway loop and stops it after 16 rounds.
       recursiveLoop: lambda.RecursiveLoop.ALLOW,
     });
-    if (this.job.uses.includes('database')) {
-      fn.addEnvironment('DATABASE_POOL_SIZE', String(this.job.connections));
+    if (this.declaration.uses.includes('database')) {
+      fn.addEnvironment('DATABASE_POOL_SIZE', String(this.declaration.connections));
     }
     fn.addEventSource(
       new SqsEventSource(this.queue, {
