@@ -14,8 +14,8 @@ use services::mail::{Dispatched, Options, Status};
 use crate::page::{Audience, Hours, Users};
 use crate::{Claim, Digest, Frequency, Page, settle};
 
-/// Pages that are being sent while the next one is claimed.
-const SENDING: usize = 2;
+/// Pages that are being sent while the next one is claimed. More would only wait for the function's few connections.
+const SENDING: usize = 1;
 /// Mails that are begun together take no longer than this, as far as the last ones tell.
 const STRETCH: Duration = Duration::from_secs(20);
 /// The statement of a page has committed by then, or something is wrong.

@@ -26,9 +26,10 @@ async fn twelve_hundred_users_get_one_digest_each() {
     world.mailbox.latency(Duration::from_millis(50));
     world.mailbox.account(|account| account.max_send_rate = 500.0);
     crowd(&world, 1245, "9", "timestamptz '2025-10-20T09:00:00Z'").await;
-    world.function(JOB).await;
 
     tick(&world, MONDAY).await;
+    // On a machine that is too busy for the database to answer in time, what was claimed is sent by the other function.
+    world.deliver(DISPATCH, [json!({ "asOf": MONDAY })]).await;
 
     assert_eq!((world.mailbox.accepted(), world.mailbox.doubled()), (1245, 0));
     let settled = "SELECT count(*) FROM digest_deliveries d JOIN digest_states s USING (user_id, kind)
