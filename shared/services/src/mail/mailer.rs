@@ -112,7 +112,7 @@ impl Mailer {
     /// How many mails to prepare at a time: enough to keep the calls to SES busy while the next ones are prepared. Callers who
     /// write mails page by page do the same, two pages at a time.
     pub fn page(&self) -> usize {
-        (2 * self.settings.in_flight).clamp(*PAGE.start(), *PAGE.end())
+        (4 * self.settings.in_flight).clamp(*PAGE.start(), *PAGE.end())
     }
 
     /// Sends those of the rows that are PENDING and due: gate, pace, claim, one call each, and the result into the ledger. Rows
