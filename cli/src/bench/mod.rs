@@ -9,6 +9,7 @@ mod measure;
 mod notify;
 mod rollup;
 mod runtime;
+mod search;
 mod sweep;
 mod workshop;
 
@@ -32,6 +33,8 @@ enum What {
     Runtime,
     /// A weekly roll-up of 1,000,000 daily rows, and the enrichment of 20,000 events.
     Rollup,
+    /// 100,000 assets reindexed, 5,000 updated one by one, and what users ask.
+    Search,
     /// Process start to the first request for work, and memory, beside a function that has nothing but lambda_runtime.
     ColdStart,
     /// A million dead rows among two million, beside one DELETE; and a slot of failed log-ins at ten million a day.
@@ -47,6 +50,7 @@ impl Bench {
             What::Digest => digest::run().await,
             What::Runtime => runtime::run().await,
             What::Rollup => rollup::run().await,
+            What::Search => search::run().await,
             What::ColdStart => cold_start::run().await,
             What::Sweep => sweep::run().await,
             What::Contender { step, workload } => contender::run(step, &workload).await,
