@@ -89,15 +89,18 @@ impl Sweep<'_> {
         }
     }
 
-    /// Whatever fails at whatever call, everything is swept in the end, and the report counts each row once.
+    /// Whatever fails at whatever call, everything is swept in the end, and the report counts each row once. Steps may be left out:
+    /// one more is twenty cases more, and they all go the same way.
     ///
     /// # Panics
     ///
     /// When that is not so.
-    pub async fn survives_every_fault(&self) {
+    pub async fn survives_every_fault(&self, without: &[&str]) {
+        let steps: Map<_, _> = without.iter().map(|step| ((*step).to_owned(), "done".into())).collect();
+        let message = json!({ "batchSize": self.page, "cursor": { "steps": steps } });
         faults::everywhere(&format!("{}_faults", self.job), async |world| {
             self.make(world).await;
-            let report = self.sweep(world, json!({ "batchSize": self.page })).await;
+            let report = self.sweep(world, message.clone()).await;
             assert_eq!(self.state(world).await, self.swept);
             assert_eq!(Value::from(report), self.report);
         })

@@ -48,7 +48,19 @@ async fn it_sweeps_page_by_page_twice_in_parallel_and_dry() {
 
 #[tokio::test]
 async fn whatever_fails_each_account_is_unlocked_once_with_one_audit_event() {
-    sweep().survives_every_fault().await;
+    let lock_outs = Sweep {
+        given: "INSERT INTO users (id, is_active, locked_until, lock_reason) VALUES
+                    ('ann', false, now() - interval '1 minute', 'failed_logins'), ('bob', true, now() + interval '1 day', 'failed_logins')",
+        state: "SELECT string_agg(concat_ws(':', id, is_active, lock_reason), ' ' ORDER BY id)
+                    || (SELECT ' events ' || count(*) FROM audit_events) FROM users",
+        swept: "ann:t bob:t:failed_logins events 1",
+        report: json!({
+            "tokensRemoved": 0, "accountsUnlocked": 1, "currentlyLocked": 1, "lockedToday": 0, "avgLockoutMinutes": null
+        }),
+        page: 10,
+        ..sweep()
+    };
+    lock_outs.survives_every_fault(&["expired", "idle"]).await;
 }
 
 #[tokio::test]
