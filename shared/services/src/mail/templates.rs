@@ -113,9 +113,12 @@ pub struct Template {
     /// Also sent to inactive and deleted users.
     pub allowed_for_inactive: bool,
     check: fn(&'static str, &Value) -> Result<(), TemplateError>,
-    brief: Option<fn(&'static str, &Value) -> Result<Brief, TemplateError>>,
+    brief: Option<Briefing>,
     render: fn(&'static str, &Value, &Layout<'_>) -> Result<Rendered, TemplateError>,
 }
+
+/// Says in brief what a mail says.
+type Briefing = fn(&'static str, &Value) -> Result<Brief, TemplateError>;
 
 /// Every template, by stream.
 #[rustfmt::skip]
