@@ -44,6 +44,9 @@ pub use slot::{Slot, latest};
 #[doc(hidden)]
 pub use sqlx;
 
+/// The deliveries of a page, when they are written.
+pub type Claiming<'a> = LocalBoxFuture<'a, Result<Vec<Claim>, sqlx::Error>>;
+
 /// One of the digests.
 pub struct Digest {
     /// The job that sends it.
@@ -55,7 +58,7 @@ pub struct Digest {
     /// The preference that turns its mails off.
     pub category: Category,
     /// Writes the deliveries, items and mails of a page, with [`claim!`].
-    pub claim: for<'a> fn(&'a PgPool, &'a Page) -> LocalBoxFuture<'a, Result<Vec<Claim>, sqlx::Error>>,
+    pub claim: for<'a> fn(&'a PgPool, &'a Page) -> Claiming<'a>,
 }
 
 /// Which digest a row belongs to.

@@ -32,12 +32,18 @@ async fn failures_because(world: &World, email: &str, ip: &str, count: i32, from
     .bind(email)
     .bind(ip)
     .bind(count)
-    .bind(from.parse::<chrono::DateTime<chrono::Utc>>().unwrap())
-    .bind(to.parse::<chrono::DateTime<chrono::Utc>>().unwrap())
+    .bind(
+        from.parse::<chrono::DateTime<chrono::Utc>>()
+            .expect("the database answers"),
+    )
+    .bind(
+        to.parse::<chrono::DateTime<chrono::Utc>>()
+            .expect("the database answers"),
+    )
     .bind(reason)
     .execute(&world.db)
     .await
-    .unwrap();
+    .expect("the database answers");
 }
 
 async fn slot(world: &World, time: &str) -> Value {
@@ -54,14 +60,14 @@ async fn alerts(world: &World) -> Vec<String> {
     sqlx::query_scalar("SELECT concat_ws(' ', alert_type, subject, severity, attempts, status) FROM security_alerts ORDER BY alert_type, subject, created_at")
         .fetch_all(&world.db)
         .await
-        .unwrap()
+        .expect("the database answers")
 }
 
 async fn mails(world: &World) -> Vec<String> {
     sqlx::query_scalar("SELECT template || ' ' || to_email FROM email_messages ORDER BY 1")
         .fetch_all(&world.db)
         .await
-        .unwrap()
+        .expect("the database answers")
 }
 
 /// Whether Ann is active, and until when she is locked out.
@@ -71,7 +77,7 @@ async fn ann(world: &World) -> (bool, Option<String>) {
     )
     .fetch_one(&world.db)
     .await
-    .unwrap()
+    .expect("the database answers")
 }
 
 const FROM: &str = "2025-10-18T12:01:00Z";
@@ -240,7 +246,7 @@ async fn a_longer_lock_stays_a_shorter_one_is_lengthened_and_who_is_deleted_or_u
     let locks: Vec<String> = sqlx::query_scalar("SELECT concat_ws(' ', id, to_char(locked_until AT TIME ZONE 'UTC', 'MM-DD HH24:MI')) FROM users WHERE role = 'VIEWER' ORDER BY id")
         .fetch_all(&world.db)
         .await
-        .unwrap();
+        .expect("the database answers");
     assert_eq!(locks, ["gone", "long 10-30 00:00", "short 10-19 12:15"]);
     assert_eq!(alerts(&world).await.len(), 4);
 }

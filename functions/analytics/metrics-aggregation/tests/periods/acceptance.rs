@@ -141,7 +141,8 @@ async fn what_is_no_closed_period_is_dead_with_the_reason() {
     let dead = world.dead_letters(JOB);
     assert_eq!(dead.len(), bad.len());
     for (message, reason) in &bad {
-        let letter = dead.iter().find(|letter| letter.body == message.to_string()).unwrap();
+        let body = message.to_string();
+        let letter = dead.iter().find(|letter| letter.body == body).unwrap();
         assert!(letter.attributes["reason"].contains(reason), "{:?}", letter.attributes);
     }
 }
