@@ -8,8 +8,6 @@ import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { AssetManifestArtifact, type CloudFormationStackArtifact } from 'aws-cdk-lib/cx-api';
-import { readCatalog } from './lib/catalog.ts';
-import { urlOutput } from './lib/endpoint.ts';
 import { JobsApp } from './lib/jobs-app.ts';
 
 process.on('uncaughtException', (error) => {
@@ -52,18 +50,11 @@ if (process.argv.includes('--remove')) {
 }
 
 await s3('PUT');
-const endpoints: Record<string, string> = {};
-const outputs: Record<string, unknown> = { QUEUE_PREFIX: prefix, ENDPOINTS: endpoints };
+const outputs: Record<string, string | undefined> = { QUEUE_PREFIX: prefix };
 for (const stack of app.synth().stacks) {
   await upload(stack);
   console.error(`${stack.stackName}: ${await deploy(stack)}`);
-  const deployed = await describe(stack.stackName);
-  if (stack.id === 'Data') outputs['ASSETS_BUCKET'] = deployed?.output('AssetsBucket');
-  for (const { name, domain } of readCatalog().endpoints) {
-    const url = domain === stack.id && deployed?.output(urlOutput(name));
-    // AWS finds an endpoint by its host, the engine by the first part of the path: nobody's DNS knows that host.
-    if (url) endpoints[name] = `${endpoint}/_aws/lambda-url/${new URL(url).host.split('.')[0]}/`;
-  }
+  if (stack.id === 'Data') outputs['ASSETS_BUCKET'] = (await describe(stack.stackName))?.output('AssetsBucket');
 }
 console.log(JSON.stringify(outputs));
 

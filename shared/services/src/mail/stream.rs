@@ -68,13 +68,11 @@ pub enum Category {
     Reports,
     /// Posts assigned or published.
     Blog,
-    /// Several of them in one mail: no category's preference stops it, only its own frequency.
-    Digest,
 }
 
 impl Category {
     /// Every category.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::System,
         Self::RoyaltyStatements,
         Self::LicenseExpiry,
@@ -85,10 +83,9 @@ impl Category {
         Self::Announcements,
         Self::Reports,
         Self::Blog,
-        Self::Digest,
     ];
 
-    /// The name in SQL and on the wire; for all but `system` and `digest` also the name of the preference column.
+    /// The name in SQL and on the wire; for all but `system` also the name of the preference column.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -102,7 +99,6 @@ impl Category {
             Self::Announcements => "announcements",
             Self::Reports => "reports",
             Self::Blog => "blog",
-            Self::Digest => "digest",
         }
     }
 }
