@@ -8,6 +8,8 @@ import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { AssetManifestArtifact, type CloudFormationStackArtifact } from 'aws-cdk-lib/cx-api';
+import { readCatalog } from './lib/catalog.ts';
+import { urlOutput } from './lib/endpoint.ts';
 import { JobsApp } from './lib/jobs-app.ts';
 
 process.on('uncaughtException', (error) => {
@@ -50,11 +52,18 @@ if (process.argv.includes('--remove')) {
 }
 
 await s3('PUT');
-const outputs: Record<string, string | undefined> = { QUEUE_PREFIX: prefix };
+const endpoints: Record<string, string> = {};
+const outputs: Record<string, unknown> = { QUEUE_PREFIX: prefix, ENDPOINTS: endpoints };
 for (const stack of app.synth().stacks) {
   await upload(stack);
   console.error(`${stack.stackName}: ${await deploy(stack)}`);
-  if (stack.id === 'Data') outputs['ASSETS_BUCKET'] = (await describe(stack.stackName))?.output('AssetsBucket');
+  const deployed = await describe(stack.stackName);
+  if (stack.id === 'Data') outputs['ASSETS_BUCKET'] = deployed?.output('AssetsBucket');
+  for (const { name, domain } of readCatalog().endpoints) {
+    const url = domain === stack.id && deployed?.output(urlOutput(name));
+    // AWS finds an endpoint by its host, the engine by the first part of the path: nobody's DNS knows that host.
+    if (url) endpoints[name] = `${endpoint}/_aws/lambda-url/${new URL(url).host.split('.')[0]}/`;
+  }
 }
 console.log(JSON.stringify(outputs));
 

@@ -12,7 +12,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use sqlx::{Connection, PgConnection};
 
-/// What `target/local/env` holds, in this order.
+/// What `target/local/env` holds, in this order; the URLs of endpoints follow.
 pub(crate) const VARIABLES: [&str; 7] = [
     "AWS_ENDPOINT_URL",
     "AWS_REGION",
@@ -141,10 +141,15 @@ impl Environment {
 }
 
 /// Writes a file for `source`, readable by its owner alone: a database address may hold a password.
-pub(crate) fn write(file: &Path, values: [&str; VARIABLES.len()]) -> Result<()> {
+pub(crate) fn write(file: &Path, values: [&str; VARIABLES.len()], endpoints: &BTreeMap<String, String>) -> Result<()> {
+    let urls = endpoints
+        .iter()
+        .map(|(name, url)| (format!("{}_URL", name.to_uppercase().replace('-', "_")), url.as_str()));
     let lines = VARIABLES
         .iter()
+        .map(|name| (*name).to_owned())
         .zip(values)
+        .chain(urls)
         .map(|(name, value)| format!("export {name}={}\n", quote(value)));
     let write = || {
         let mut options = fs::OpenOptions::new();
@@ -187,10 +192,12 @@ mod tests {
             "",
             "yg-",
         ];
-        write(&file, values).unwrap();
+        let url = "http://127.0.0.1:4566/x/";
+        write(&file, values, &[("one-click".to_owned(), url.to_owned())].into()).unwrap();
         let text = fs::read_to_string(&file).unwrap();
         fs::remove_file(&file).unwrap();
         let read = parse(&text);
         assert_eq!(VARIABLES.map(|name| read[name].as_str()), values);
+        assert_eq!(read["ONE_CLICK_URL"], url);
     }
 }

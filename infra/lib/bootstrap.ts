@@ -1,21 +1,21 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Architecture } from 'aws-cdk-lib/aws-lambda';
-import type { Catalog, JobDeclaration } from './catalog.ts';
+import type { Catalog, FunctionDeclaration } from './catalog.ts';
 import type { Settings } from './settings.ts';
 
-/** The built code of a job. */
-export function bootstrap(settings: Settings, job: JobDeclaration): string {
-  return join(settings.assets, job.name, 'bootstrap.zip');
+/** The built code of a function. */
+export function bootstrap(settings: Settings, { name }: FunctionDeclaration): string {
+  return join(settings.assets, name, 'bootstrap.zip');
 }
 
-/** Fails once, naming every job that is not built and the command that builds them. */
+/** Fails once, naming every function that is not built and the command that builds them. */
 export function requireBootstraps(settings: Settings, catalog: Catalog): void {
-  const missing = catalog.jobs.filter((job) => !existsSync(bootstrap(settings, job)));
+  const missing = [...catalog.jobs, ...catalog.endpoints].filter((each) => !existsSync(bootstrap(settings, each)));
   if (missing.length === 0) return;
   const architecture = settings.architecture === Architecture.ARM_64 ? '--arm64' : '--x86-64';
   throw new Error(
-    `no bootstrap.zip in ${settings.assets} for ${missing.map((job) => job.name).join(', ')}\n` +
+    `no bootstrap.zip in ${settings.assets} for ${missing.map(({ name }) => name).join(', ')}\n` +
       `build it: cargo lambda build --release ${architecture} --output-format zip`,
   );
 }

@@ -1,21 +1,30 @@
 import { readFileSync } from 'node:fs';
 
-/** One job as `cargo jobs catalog --json` declares it. Durations are seconds. */
-export interface JobDeclaration {
+/** One function as `cargo jobs catalog --json` declares it. Durations are seconds. */
+export interface FunctionDeclaration {
   readonly name: string;
   readonly domain: string;
   readonly summary: string;
-  readonly priority: 'user-facing' | 'near-real-time' | 'scheduled' | 'background';
-  /** Maximum concurrency of the event source, at least 2. */
+  /** Of a job the maximum of its event source, at least 2; of an endpoint what is reserved for it. */
   readonly concurrency: number;
-  readonly batch: { readonly size: number; readonly windowSeconds: number };
   readonly timeoutSeconds: number;
   readonly memoryMb: number;
   /** Capabilities: each brings permissions and environment, and nothing else does. */
   readonly uses: readonly string[];
   /** Jobs it may enqueue for; `*` is every queue and dead-letter queue. */
   readonly sendsTo: readonly string[];
+  readonly logRetentionDays: number;
+}
+
+/** One job: its queue wakes it. */
+export interface JobDeclaration extends FunctionDeclaration {
+  /** Connections to the database of one instance. */
+  readonly connections: number;
+  readonly priority: 'user-facing' | 'near-real-time' | 'scheduled' | 'background';
+  readonly batch: { readonly size: number; readonly windowSeconds: number };
   readonly schedules: readonly ScheduleDeclaration[];
+  /** Topics whose messages come to the queue as they are. */
+  readonly topics: readonly string[];
   readonly queue: {
     readonly visibilityTimeoutSeconds: number;
     readonly maxReceiveCount: number;
@@ -23,8 +32,10 @@ export interface JobDeclaration {
     readonly deadLetterRetentionSeconds: number;
   };
   readonly alarms: { readonly oldestMessageSeconds: number; readonly deadLetters: number };
-  readonly logRetentionDays: number;
 }
+
+/** One HTTP endpoint: its URL wakes it. */
+export type EndpointDeclaration = FunctionDeclaration;
 
 /** A message that EventBridge Scheduler puts on the job's own queue. */
 export interface ScheduleDeclaration {
@@ -34,10 +45,11 @@ export interface ScheduleDeclaration {
   readonly message: Readonly<Record<string, unknown>>;
 }
 
-/** Every job, in the order of the catalog. */
+/** Every job and endpoint, in the order of the catalog. */
 export interface Catalog {
   readonly version: number;
   readonly jobs: readonly JobDeclaration[];
+  readonly endpoints: readonly EndpointDeclaration[];
 }
 
 /** The checked-in catalog. */
@@ -48,9 +60,21 @@ export function readCatalog(file: URL = new URL('../catalog.json', import.meta.u
   return catalog;
 }
 
-/** The catalog's jobs by domain. */
-export function byDomain(catalog: Catalog): Map<string, JobDeclaration[]> {
-  const domains = new Map<string, JobDeclaration[]>();
-  for (const job of catalog.jobs) domains.set(job.domain, [...(domains.get(job.domain) ?? []), job]);
+/** What the catalog has for one domain. */
+export interface Domain {
+  readonly jobs: JobDeclaration[];
+  readonly endpoints: EndpointDeclaration[];
+}
+
+/** The catalog by domain. */
+export function byDomain(catalog: Catalog): Map<string, Domain> {
+  const domains = new Map<string, Domain>();
+  const domainOf = ({ domain }: FunctionDeclaration): Domain => {
+    const known = domains.get(domain) ?? { jobs: [], endpoints: [] };
+    domains.set(domain, known);
+    return known;
+  };
+  for (const job of catalog.jobs) domainOf(job).jobs.push(job);
+  for (const endpoint of catalog.endpoints) domainOf(endpoint).endpoints.push(endpoint);
   return domains;
 }

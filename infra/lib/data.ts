@@ -1,4 +1,5 @@
 import { type App, CfnOutput, Stack, type StackProps } from 'aws-cdk-lib';
+import type { ITopic } from 'aws-cdk-lib/aws-sns';
 import type { Capabilities } from './capability.ts';
 import { Database } from './database.ts';
 import { Mail } from './mail.ts';
@@ -8,6 +9,8 @@ import { Storage } from './storage.ts';
 /** What outlives every deployment of a job: database, mail identity and buckets. */
 export class Data extends Stack {
   readonly capabilities: Capabilities;
+  /** Topics that a job may subscribe to, by the name that the catalog gives them. */
+  readonly topics: Readonly<Record<string, ITopic>>;
 
   constructor(scope: App, settings: Settings, props: StackProps) {
     super(scope, 'Data', { ...props, terminationProtection: !settings.local });
@@ -17,6 +20,7 @@ export class Data extends Stack {
       ? { environment: { DATABASE_URL: settings.databaseUrl }, grant: () => {} }
       : new Database(this, 'Database', settings.prefix);
     this.capabilities = { database, mail, storage, 'unsubscribe-key': mail.unsubscribeKey };
+    this.topics = { 'mail-feedback': mail.feedback };
 
     new CfnOutput(this, 'AssetsBucket', { value: storage.bucketName });
     if (settings.local) return;

@@ -2,6 +2,7 @@ import { App, DefaultStackSynthesizer, Stack, Tags, type AppProps, type StackPro
 import { requireBootstraps } from './bootstrap.ts';
 import { byDomain, readCatalog, type Catalog } from './catalog.ts';
 import { Data } from './data.ts';
+import { Endpoint } from './endpoint.ts';
 import { Job } from './job.ts';
 import { Observe } from './observe.ts';
 import { readSettings, type Settings } from './settings.ts';
@@ -27,13 +28,15 @@ export class JobsApp extends App {
 
     const data = new Data(this, settings, stackProps('data', settings));
     const observe = new Observe(this, catalog, settings, stackProps('observe', settings));
-    const surroundings = { catalog, settings, capabilities: data.capabilities, alarmTopic: observe.alarmTopic };
-    for (const [domain, jobs] of byDomain(catalog)) {
+    const { capabilities, topics } = data;
+    const surroundings = { catalog, settings, capabilities, topics, alarmTopic: observe.alarmTopic };
+    for (const [domain, { jobs, endpoints }] of byDomain(catalog)) {
       const stack = new Stack(this, domain, stackProps(domain, settings));
       // Some of what it needs from there it knows by name only.
       stack.addStackDependency(data);
       Tags.of(stack).add('domain', domain);
       for (const job of jobs) new Job(stack, job, surroundings);
+      for (const endpoint of endpoints) new Endpoint(stack, endpoint, surroundings);
     }
   }
 }

@@ -2,14 +2,30 @@ import { Stack, Validations } from 'aws-cdk-lib';
 import * as iam from 'aws-cdk-lib/aws-iam';
 import { Secret } from 'aws-cdk-lib/aws-secretsmanager';
 import * as ses from 'aws-cdk-lib/aws-ses';
+import { type ITopic, Topic } from 'aws-cdk-lib/aws-sns';
 import { Construct } from 'constructs';
 import { acceptWildcard, type Capability } from './capability.ts';
 import { removal, type Settings } from './settings.ts';
 
-/** The sender's identity and the two lanes that mail leaves by. */
+/** What SES tells of every mail. */
+const EVENTS = [
+  ses.EmailSendingEvent.SEND,
+  ses.EmailSendingEvent.DELIVERY,
+  ses.EmailSendingEvent.DELIVERY_DELAY,
+  ses.EmailSendingEvent.BOUNCE,
+  ses.EmailSendingEvent.COMPLAINT,
+  ses.EmailSendingEvent.REJECT,
+  ses.EmailSendingEvent.RENDERING_FAILURE,
+  ses.EmailSendingEvent.SUBSCRIPTION,
+];
+/** To tell these, SES rewrites links and adds an image. */
+const TRACKING = [ses.EmailSendingEvent.OPEN, ses.EmailSendingEvent.CLICK];
+
+/** The sender's identity, the lanes that mail leaves by, and the topic on which SES tells what became of it. */
 export class Mail extends Construct implements Capability {
   readonly environment: Record<string, string>;
   readonly identity: ses.EmailIdentity;
+  readonly feedback: ITopic;
   /** For functions that read the links of mails and send none. */
   readonly unsubscribeKey: Capability;
   private readonly lanes: ses.ConfigurationSet[];
@@ -26,9 +42,11 @@ export class Mail extends Construct implements Capability {
       // DMARC wants the envelope's sender in the same domain.
       mailFromDomain: `bounce.${domain}`,
     });
-    const transactional = this.createLane('transactional');
-    const bulk = this.createLane('bulk');
-    this.lanes = [transactional, bulk];
+    this.feedback = new Topic(this, 'Feedback', { topicName: `${settings.prefix}mail-feedback`, enforceSSL: true });
+    const transactional = this.createLane('transactional', EVENTS);
+    const bulk = this.createLane('bulk', [...EVENTS, ...TRACKING]);
+    const untracked = this.createLane('bulk-untracked', EVENTS);
+    this.lanes = [transactional, bulk, untracked];
     const { mail } = settings;
     const key = {
       UNSUBSCRIBE_KEY: settings.local ? 'local-unsubscribe-key-not-a-secret' : this.createUnsubscribeKey(),
@@ -43,6 +61,7 @@ export class Mail extends Construct implements Capability {
       EMAIL_POSTAL_ADDRESS: mail.postalAddress,
       SES_CONFIGURATION_SET_TRANSACTIONAL: transactional.configurationSetName,
       SES_CONFIGURATION_SET_BULK: bulk.configurationSetName,
+      SES_CONFIGURATION_SET_BULK_UNTRACKED: untracked.configurationSetName,
       ...key,
     };
   }
@@ -67,15 +86,20 @@ export class Mail extends Construct implements Capability {
     acceptWildcard(role, '*', 'ses:GetAccount knows no resource');
   }
 
-  /** Two lanes, so that a digest that people complain about does not spoil the reputation of a password reset. */
-  private createLane(lane: string): ses.ConfigurationSet {
-    return new ses.ConfigurationSet(this, lane, {
+  /**
+   * Lanes, so that a digest that people complain about does not spoil the reputation of a password reset, and that nobody is
+   * tracked who said no.
+   */
+  private createLane(lane: string, events: ses.EmailSendingEvent[]): ses.ConfigurationSet {
+    const set = new ses.ConfigurationSet(this, lane, {
       configurationSetName: this.settings.prefix + lane,
       tlsPolicy: ses.ConfigurationSetTlsPolicy.REQUIRE,
       reputationMetrics: true,
       // Complaints are ours to enforce: who complains still gets the password reset that they ask for.
       suppressionReasons: ses.SuppressionReasons.BOUNCES_ONLY,
     });
+    set.addEventDestination('Feedback', { destination: ses.EventDestination.snsTopic(this.feedback), events });
+    return set;
   }
 
   /**

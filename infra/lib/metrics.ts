@@ -1,8 +1,10 @@
 import { Duration } from 'aws-cdk-lib';
 import { Metric, type MetricProps, Stats } from 'aws-cdk-lib/aws-cloudwatch';
 
+/** Every alarm that a function has, whatever wakes it. */
+export const FUNCTION_ALARMS = ['errors', 'throttles'] as const;
 /** Every alarm that a job has. */
-export const ALARMS = ['oldest-message', 'dead-letters', 'errors', 'throttles'] as const;
+export const ALARMS = ['oldest-message', 'dead-letters', ...FUNCTION_ALARMS] as const;
 export type AlarmKind = (typeof ALARMS)[number];
 
 /** The alarm's name: by it the dashboard finds alarms of other stacks. */
@@ -35,7 +37,7 @@ export function throttles(name: string): Metric {
   return ofFunction(name, 'Throttles');
 }
 
-/** Invocations, one for each batch. */
+/** Invocations; of a job, one for each batch. */
 export function invocations(name: string): Metric {
   return ofFunction(name, 'Invocations');
 }

@@ -33,7 +33,7 @@ export function deployment(
 
 function placeholders(catalog: Catalog): string {
   const folder = mkdtempSync(join(tmpdir(), 'bootstraps-'));
-  for (const { name } of catalog.jobs) {
+  for (const { name } of [...catalog.jobs, ...catalog.endpoints]) {
     mkdirSync(join(folder, name));
     writeFileSync(join(folder, name, 'bootstrap.zip'), name);
   }

@@ -3,7 +3,7 @@ import type { Catalog } from '../lib/catalog.ts';
 const FOUR_DAYS = 345_600;
 const TWO_WEEKS = 1_209_600;
 
-/** One job that uses all that a catalog can declare, and one that uses nothing. */
+/** One job that uses all that a catalog can declare, one that uses nothing, and an endpoint. */
 export const EXAMPLE: Catalog = {
   version: 1,
   jobs: [
@@ -16,6 +16,7 @@ export const EXAMPLE: Catalog = {
       batch: { size: 100, windowSeconds: 2 },
       timeoutSeconds: 60,
       memoryMb: 1024,
+      connections: 3,
       uses: ['database', 'mail', 'storage'],
       sendsTo: ['thumbnail-cleanup'],
       schedules: [
@@ -26,6 +27,7 @@ export const EXAMPLE: Catalog = {
           message: { asOf: '<aws.scheduler.scheduled-time>', schedule: 'nightly' },
         },
       ],
+      topics: ['mail-feedback'],
       queue: {
         visibilityTimeoutSeconds: 362,
         maxReceiveCount: 15,
@@ -44,9 +46,11 @@ export const EXAMPLE: Catalog = {
       batch: { size: 1, windowSeconds: 0 },
       timeoutSeconds: 900,
       memoryMb: 128,
+      connections: 2,
       uses: [],
       sendsTo: [],
       schedules: [],
+      topics: [],
       queue: {
         visibilityTimeoutSeconds: 5400,
         maxReceiveCount: 10,
@@ -55,6 +59,19 @@ export const EXAMPLE: Catalog = {
       },
       alarms: { oldestMessageSeconds: 86_400, deadLetters: 1 },
       logRetentionDays: 30,
+    },
+  ],
+  endpoints: [
+    {
+      name: 'thumbnail-order',
+      domain: 'assets',
+      summary: 'Takes orders for thumbnails.',
+      concurrency: 7,
+      timeoutSeconds: 10,
+      memoryMb: 128,
+      uses: ['unsubscribe-key'],
+      sendsTo: ['thumbnail-drawing'],
+      logRetentionDays: 14,
     },
   ],
 };

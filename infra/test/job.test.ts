@@ -28,13 +28,14 @@ const PERMISSIONS: Record<string, string[]> = {
   storage: ['s3:AbortMultipartUpload', 's3:DeleteObject', 's3:GetObject', 's3:ListBucket', 's3:PutObject'],
 };
 const VARIABLES: Record<string, string[]> = {
-  database: ['DATABASE_AUTH', 'DATABASE_URL'],
+  database: ['DATABASE_AUTH', 'DATABASE_POOL_SIZE', 'DATABASE_URL'],
   mail: [
     'APP_URL',
     'EMAIL_FROM_ADDRESS',
     'EMAIL_FROM_NAME',
     'EMAIL_POSTAL_ADDRESS',
     'SES_CONFIGURATION_SET_BULK',
+    'SES_CONFIGURATION_SET_BULK_UNTRACKED',
     'SES_CONFIGURATION_SET_TRANSACTIONAL',
     'UNSUBSCRIBE_KEY',
   ],
@@ -82,13 +83,13 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
       template.hasResourceProperties('AWS::SQS::QueuePolicy', {
         Queues: [{ Ref: id }],
         PolicyDocument: {
-          Statement: [
+          Statement: Match.arrayWith([
             Match.objectLike({
               Action: 'sqs:*',
               Effect: 'Deny',
               Condition: { Bool: { 'aws:SecureTransport': 'false' } },
             }),
-          ],
+          ]),
         },
       });
     }
@@ -165,6 +166,7 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
       assert.deepEqual(resources.map((resource) => resource.replace(/^.*<AWS::AccountId>:|\/.*$/g, '')).sort(), [
         'configuration-set',
         'configuration-set',
+        'configuration-set',
         'identity',
       ]);
       assert.deepEqual(conditions, { StringEquals: { 'ses:FromAddress': 'notifications@mail.example.com' } });
@@ -220,6 +222,30 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
       Properties: { Target: { Arn: { 'Fn::GetAtt': [queueId, 'Arn'] } } },
     });
     assert.equal(Object.keys(all).length, job.schedules.length);
+  });
+
+  test('the messages of its topics come to the queue as they are, and nobody else may send there by policy', () => {
+    const subscriptions = Object.values(template.findResources('AWS::SNS::Subscription')).filter(
+      ({ Properties }) => text(Properties.Endpoint) === `<${queueId}.Arn>`,
+    );
+    assert.equal(subscriptions.length, job.topics.length);
+    for (const { Properties } of subscriptions) {
+      assert.equal(Properties.Protocol, 'sqs');
+      assert.equal(Properties.RawMessageDelivery, true);
+      assert.match(text(Properties.TopicArn), /^<yg-data:.*Feedback/);
+      assert.deepEqual(Properties.RedrivePolicy, { deadLetterTargetArn: { 'Fn::GetAtt': [deadId, 'Arn'] } });
+      assert.deepEqual(Properties.FilterPolicy, { eventType: [{ exists: true }] });
+      assert.equal(Properties.FilterPolicyScope, 'MessageBody');
+    }
+    for (const id of [queueId, deadId]) {
+      const [, { Properties: policy }] = one(template, 'AWS::SQS::QueuePolicy', { Queues: [{ Ref: id }] });
+      const allowed = policy['PolicyDocument'].Statement.filter(({ Effect }: any) => Effect === 'Allow');
+      assert.equal(allowed.length, job.topics.length);
+      for (const { Action, Condition, Principal } of allowed) {
+        assert.deepEqual([Action, Principal], ['sqs:SendMessage', { Service: 'sns.amazonaws.com' }]);
+        assert.match(text(Condition.ArnEquals['aws:SourceArn']), /^<yg-data:.*Feedback/);
+      }
+    }
   });
 
   test('its alarms have the thresholds of the catalog and reach the topic', () => {

@@ -75,7 +75,9 @@ test('the database is encrypted, protected and reached by IAM and TLS only', () 
 });
 
 test('functions sign in to the proxy as one role, without a password', () => {
-  const [, { Properties: fn }] = one(templateOf(aws, 'system'), 'AWS::Lambda::Function');
+  const [, { Properties: fn }] = one(templateOf(aws, 'system'), 'AWS::Lambda::Function', {
+    FunctionName: 'yg-outbox-relay',
+  });
   const { DATABASE_URL, DATABASE_AUTH } = fn['Environment'].Variables;
   assert.match(
     text(DATABASE_URL),
@@ -129,7 +131,7 @@ test('the buckets are private, encrypted, refuse plain HTTP and outlive the stac
   }
 });
 
-test('mail is signed by the domain of its sender and leaves by two lanes', () => {
+test('mail is signed by the domain of its sender and leaves by three lanes', () => {
   for (const [app, domain] of [
     [aws, 'mail.example.com'],
     [local, 'yesgoddess.test'],
@@ -140,11 +142,49 @@ test('mail is signed by the domain of its sender and leaves by two lanes', () =>
       MailFromAttributes: { MailFromDomain: `bounce.${domain}` },
     });
     const sets = Object.values(data.findResources('AWS::SES::ConfigurationSet')).map(({ Properties }) => Properties);
-    assert.deepEqual(sets.map(({ Name }) => Name).sort(), ['yg-bulk', 'yg-transactional']);
+    assert.deepEqual(sets.map(({ Name }) => Name).sort(), ['yg-bulk', 'yg-bulk-untracked', 'yg-transactional']);
     for (const set of sets) {
       assert.deepEqual(set.DeliveryOptions, { TlsPolicy: 'REQUIRE' });
       assert.deepEqual(set.SuppressionOptions, { SuppressedReasons: ['BOUNCE'] });
     }
+  }
+});
+
+test('SES tells the topic of every mail what became of it, and opens and clicks only where tracking is allowed', () => {
+  for (const app of [aws, local]) {
+    const data = templateOf(app, 'Data');
+    const [topic, { Properties }] = one(data, 'AWS::SNS::Topic', { TopicName: 'yg-mail-feedback' });
+    assert.equal(Properties['TopicName'], 'yg-mail-feedback');
+    const told = Object.values(data.findResources('AWS::SES::ConfigurationSetEventDestination')).map(
+      ({ Properties: { ConfigurationSetName, EventDestination } }) => {
+        assert.deepEqual(EventDestination.SnsDestination, { TopicARN: { Ref: topic } });
+        assert.equal(EventDestination.Enabled, true);
+        const set = data.toJSON()['Resources'][ConfigurationSetName.Ref].Properties.Name;
+        return [set, EventDestination.MatchingEventTypes.toSorted().join(' ')];
+      },
+    );
+    const always = 'bounce complaint delivery deliveryDelay reject renderingFailure send subscription';
+    assert.deepEqual(told.sort(), [
+      ['yg-bulk', always.replace('complaint', 'click complaint').replace('reject', 'open reject')],
+      ['yg-bulk-untracked', always],
+      ['yg-transactional', always],
+    ]);
+  }
+});
+
+test('SES alone may publish to the topic, for our own configuration sets, and nobody without TLS', () => {
+  const data = templateOf(aws, 'Data');
+  const [topic] = one(data, 'AWS::SNS::Topic');
+  const [, { Properties: policy }] = one(data, 'AWS::SNS::TopicPolicy', { Topics: [{ Ref: topic }] });
+  const statements = policy['PolicyDocument'].Statement as any[];
+  const [deny, ...allowed] = statements.toSorted((a, b) => b.Effect.localeCompare(a.Effect));
+  assert.deepEqual([deny.Effect, deny.Condition], ['Deny', { Bool: { 'aws:SecureTransport': 'false' } }]);
+  assert.equal(allowed.length, 3);
+  for (const { Action, Principal, Condition } of allowed) {
+    assert.deepEqual([Action, Principal], ['sns:Publish', { Service: 'ses.amazonaws.com' }]);
+    const { 'AWS:SourceAccount': account, 'AWS:SourceArn': source } = Condition.StringEquals;
+    assert.deepEqual(account, { Ref: 'AWS::AccountId' });
+    assert.match(text(source), /:configuration-set\/<Mail.*>$/);
   }
 });
 
@@ -158,22 +198,27 @@ test('the unsubscribe key stands in no template', () => {
   );
 });
 
-test('the local engine gets a bucket and mail, and no network, database or secret', () => {
+test('the local engine gets a bucket, mail and its topic, and no network, database or secret', () => {
   const types = new Set(Object.values(templateOf(local, 'Data').toJSON()['Resources']).map(({ Type }: any) => Type));
   assert.deepEqual([...types].sort(), [
     'AWS::S3::Bucket',
     'AWS::S3::BucketPolicy',
     'AWS::SES::ConfigurationSet',
+    'AWS::SES::ConfigurationSetEventDestination',
     'AWS::SES::EmailIdentity',
+    'AWS::SNS::Topic',
+    'AWS::SNS::TopicPolicy',
   ]);
-  const [, { Properties: fn }] = one(templateOf(local, 'notifications'), 'AWS::Lambda::Function');
+  const [, { Properties: fn }] = one(templateOf(local, 'notifications'), 'AWS::Lambda::Function', {
+    FunctionName: 'yg-notification-delivery',
+  });
   const variables = fn['Environment'].Variables;
   assert.equal(variables.DATABASE_URL, 'postgres://jobs@127.0.0.1:5432/jobs');
   assert.equal('DATABASE_AUTH' in variables, false);
   assert.equal(text(variables.QUEUE_URL_PREFIX), 'http://127.0.0.1:4566/<AWS::AccountId>/yg-');
 });
 
-test('the dashboard shows every job and each of its alarms', () => {
+test('the dashboard shows every function and each of its alarms', () => {
   const observe = templateOf(aws, 'Observe');
   const [, { Properties }] = one(observe, 'AWS::CloudWatch::Dashboard');
   const body = text(Properties['DashboardBody']);
@@ -183,6 +228,10 @@ test('the dashboard shows every job and each of its alarms', () => {
     for (const alarm of ['oldest-message', 'dead-letters', 'errors', 'throttles']) {
       assert.ok(body.includes(`:alarm:yg-${name}-${alarm}"`), alarm);
     }
+  }
+  for (const { name } of catalog.endpoints) {
+    assert.ok(body.includes(`"FunctionName","yg-${name}"`), name);
+    for (const alarm of ['errors', 'throttles']) assert.ok(body.includes(`:alarm:yg-${name}-${alarm}"`), alarm);
   }
 });
 
@@ -212,7 +261,8 @@ test('two deployments share no name', () => {
           'Name',
         ]
           .map((key) => Properties[key])
-          .filter((name) => name !== undefined && !name.Ref)
+          // A reference to something else of the same stack is no name.
+          .filter((name) => name !== undefined && !name.Ref && !name['Fn::GetAtt'])
           .map(text),
       ),
     ]);
@@ -249,10 +299,13 @@ test('a wrong target, architecture or prefix is refused', () => {
   assert.throws(() => deployment('aws', { context: { queuePrefix: '' } }), /queuePrefix/);
 });
 
-test('a capability that no stack provides is refused', () => {
+test('a capability or a topic that no stack provides is refused', () => {
   const [job] = EXAMPLE.jobs;
-  const unknown = { version: 1, jobs: [{ ...job, uses: ['telepathy'] }] } as Catalog;
-  assert.throws(() => deployment('aws', { catalog: unknown }), /thumbnail-drawing uses telepathy/);
+  const unknown = (change: object) => ({ ...EXAMPLE, jobs: [{ ...job, ...change }] }) as Catalog;
+  const catalog = unknown({ uses: ['telepathy'] });
+  assert.throws(() => deployment('aws', { catalog }), /thumbnail-drawing uses telepathy/);
+  const deaf = unknown({ topics: ['gossip'] });
+  assert.throws(() => deployment('aws', { catalog: deaf }), /thumbnail-drawing subscribes to gossip/);
 });
 
 test('a newer catalog is refused', () => {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::workshop::{Feed, Line, migrate};
@@ -23,11 +23,14 @@ pub(crate) enum Step {
 
 /// The harness's tables give way to ours and are copied into them. Its checks read ours, so they get the columns that the checks
 /// name, generated from our own. LOW is mailed at once there, and never here: it becomes MEDIUM.
-const ADOPT_NOTIFICATIONS: &str = "
+const ADOPT: &str = "
     CREATE SCHEMA peers;
-    ALTER TABLE notifications SET SCHEMA peers;
-    ALTER TABLE email_preferences SET SCHEMA peers;
-    ALTER TABLE users SET SCHEMA peers;";
+    DO $$ DECLARE name text;
+    BEGIN
+        FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE 'bench%' LOOP
+            EXECUTE format('ALTER TABLE public.%I SET SCHEMA peers', name);
+        END LOOP;
+    END $$;";
 const COPY_NOTIFICATIONS: &str = "
     INSERT INTO users (id, email, name, email_verified, is_active, deleted_at, created_at)
     SELECT id, email, name, created_at, is_active, deleted_at, created_at FROM peers.users;
@@ -47,33 +50,151 @@ const COPY_NOTIFICATIONS: &str = "
     UPDATE email_sending_state SET max_send_rate = 100000, fetched_at = now() + interval '1 day';
     ANALYZE;";
 
+/// Its week before has sums only.
+const COPY_METRICS: &str = "
+    INSERT INTO daily_metrics (date, project_id, ip_asset_id, license_id, views, clicks, conversions, revenue_cents, unique_visitors, engagement_time)
+    SELECT date, project_id, ip_asset_id, license_id, views, clicks, conversions, revenue_cents, unique_visitors, engagement_time
+    FROM peers.daily_metrics;
+    INSERT INTO weekly_metrics (week_start_date, week_end_date, project_id, ip_asset_id, license_id, total_views, total_clicks, total_conversions,
+                                total_revenue_cents)
+    SELECT week_start_date, week_end_date, project_id, ip_asset_id, license_id, total_views, total_clicks, total_conversions, total_revenue_cents
+    FROM peers.weekly_metrics;";
+/// Its checks call the days that have data the days of the period, and write the status small.
+const NAME_METRICS: &str = "
+    ALTER TABLE weekly_metrics RENAME days_in_period TO days_of_week;
+    ALTER TABLE weekly_metrics RENAME days_with_data TO days_in_period;
+    ALTER TABLE metrics_aggregation_jobs_log RENAME status TO state;
+    ALTER TABLE metrics_aggregation_jobs_log ADD status text GENERATED ALWAYS AS (lower(state)) STORED;";
+/// The digest's own data, with the state that `notification-delivery` would have left. The harness knows a mail by the user and the
+/// day.
+const COPY_DIGESTS: &str = "
+    INSERT INTO users (id, email, name, email_verified, is_active, deleted_at, created_at)
+    SELECT id, email, name, created_at, is_active, deleted_at, created_at FROM peers.users;
+    INSERT INTO email_preferences (user_id, digest_frequency, global_unsubscribe, license_expiry, payouts, royalty_statements, project_invitations, announcements, messages)
+    SELECT user_id, digest_frequency, global_unsubscribe, license_expiry, payouts, royalty_statements, project_invitations, announcements, messages FROM peers.email_preferences;
+    ALTER TABLE email_preferences ADD COLUMN last_digest_sent_at timestamptz;
+    INSERT INTO notifications (id, user_id, type, title, message, action_url, priority, read, read_at, metadata, email_state, created_at)
+    SELECT id, user_id, type, title, message, action_url, priority, read, read_at, metadata,
+           CASE WHEN priority IN ('LOW', 'MEDIUM') THEN 'DIGEST' ELSE 'SENT' END, created_at FROM peers.notifications;
+    CREATE FUNCTION peers.name_digest() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.dedup_key := 'digest-' || NEW.user_id || '-' || split_part(NEW.dedup_key, ':', 4);
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER name_digest BEFORE INSERT ON email_messages FOR EACH ROW EXECUTE FUNCTION peers.name_digest();
+    UPDATE email_sending_state SET max_send_rate = 100000, fetched_at = now() + interval '1 day';
+    ANALYZE;";
+/// Where the harness looks for what we keep elsewhere.
+const TELL_DIGESTS: &str = "
+    UPDATE email_preferences p SET last_digest_sent_at = s.last_sent_at FROM digest_states s WHERE s.user_id = p.user_id AND s.kind = 'NOTIFICATION'";
+
+/// A vector holds what the harness wants it to: its check says so, and everybody has the same work. Deleted rows have none here.
+const COPY_ASSETS: &str = "
+    CREATE OR REPLACE FUNCTION search_vector_of(t ip_assets) RETURNS tsvector LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE WHEN t.deleted_at IS NULL THEN ip_asset_search_vector(t.title, t.description, t.metadata) END;
+    INSERT INTO users (id, email) SELECT DISTINCT created_by, created_by || '@example.test' FROM peers.ip_assets;
+    ALTER TABLE ip_assets DISABLE TRIGGER ip_assets_search;
+    INSERT INTO ip_assets (id, title, description, type, status, storage_key, file_size, mime_type, metadata, created_by, created_at, updated_at,
+                           deleted_at, search_vector)
+    SELECT id, title, description, type, status, storage_key, file_size, mime_type, metadata, created_by, created_at, updated_at, deleted_at,
+           CASE WHEN deleted_at IS NULL THEN search_vector END FROM peers.ip_assets ORDER BY id;
+    ALTER TABLE ip_assets ENABLE TRIGGER ip_assets_search;
+    ANALYZE;";
+/// The harness reads from `updated_at` which assets were handled. Our job leaves that to the user; the ledger knows.
+const SHOW_HANDLED_ASSETS: &str = "
+    ALTER TABLE ip_assets RENAME TO ip_assets_indexed;
+    CREATE VIEW ip_assets AS
+    SELECT id, title, description, metadata, search_vector, deleted_at,
+           CASE WHEN EXISTS (SELECT FROM job_runs WHERE job = 'search-index-update' AND run_key = a.id AND status = 'done') THEN now() ELSE updated_at END
+               AS updated_at
+    FROM ip_assets_indexed a";
+
 pub(crate) async fn run(step: Step, workload: &str) -> Result<()> {
     let pool = PgPool::connect(&variable("DATABASE_URL")?).await?;
     match (step, workload) {
         (Step::Enqueue, "a" | "a50") => enqueue_notifications(&pool).await,
+        (Step::Enqueue, "b1" | "b2") => enqueue_digests(&pool).await,
         (Step::Enqueue, "noop" | "noop100") => {
             migrate(&pool).await?;
             append((0..number("JOBS", 20_000)).map(|_| json!({"end": "done"}).to_string()))
         }
+        (Step::Enqueue, "c" | "c2") => enqueue_assets(&pool, workload).await,
+        (Step::Enqueue, "d") => enqueue_metrics(&pool).await,
         (Step::Work, "a" | "a50") => work_notifications(&pool).await,
+        (Step::Work, "b1" | "b2") => work_digests(&pool).await,
         (Step::Work, "noop" | "noop100") => work(&pool, "fixture", number("CONCURRENCY", 10)).await.map(drop),
-        _ => bail!("`{workload}` is not among the workloads that exist yet: a, a50, noop, noop100"),
+        (Step::Work, "c") => work(&pool, "search-index-reindex", 1).await.map(drop),
+        (Step::Work, "c2") => {
+            drop(work(&pool, "search-index-update", 100).await?);
+            sqlx::raw_sql(SHOW_HANDLED_ASSETS).execute(&pool).await?;
+            Ok(())
+        }
+        (Step::Work, "d") => {
+            drop(work(&pool, "metrics-aggregation", 1).await?);
+            sqlx::raw_sql(NAME_METRICS).execute(&pool).await?;
+            Ok(())
+        }
+        _ => bail!("`{workload}` is not among the workloads that exist yet: a, a50, b1, b2, c, c2, d, noop, noop100"),
     }
 }
 
-async fn enqueue_notifications(pool: &PgPool) -> Result<()> {
+async fn enqueue_metrics(pool: &PgPool) -> Result<()> {
+    adopt(pool, &[COPY_METRICS, "VACUUM ANALYZE"]).await?;
+    let week = std::env::var("WEEK").unwrap_or_else(|_| "2025-10-13".to_owned());
+    append(std::iter::once(
+        json!({"jobType": "weekly", "periodStart": week}).to_string(),
+    ))
+}
+
+/// Puts our tables in the place of the harness's, once, and fills them.
+async fn adopt(pool: &PgPool, copies: &[&'static str]) -> Result<()> {
     let adopted: bool = sqlx::query_scalar("SELECT to_regnamespace('peers') IS NOT NULL")
         .fetch_one(pool)
         .await?;
     if !adopted {
-        sqlx::raw_sql(ADOPT_NOTIFICATIONS).execute(pool).await?;
+        sqlx::raw_sql(ADOPT).execute(pool).await?;
         migrate(pool).await?;
-        sqlx::raw_sql(COPY_NOTIFICATIONS).execute(pool).await?;
+        for copy in copies {
+            sqlx::raw_sql(*copy).execute(pool).await?;
+        }
     }
+    Ok(())
+}
+
+async fn enqueue_digests(pool: &PgPool) -> Result<()> {
+    adopt(pool, &[COPY_DIGESTS]).await?;
+    append([json!({"frequency": "DAILY", "asOf": variable("AS_OF")?}).to_string()].into_iter())
+}
+
+async fn work_digests(pool: &PgPool) -> Result<()> {
+    drop(work(pool, "notification-digest", 1).await?);
+    settle(pool).await?;
+    sqlx::raw_sql(TELL_DIGESTS).execute(pool).await?;
+    Ok(())
+}
+
+async fn enqueue_notifications(pool: &PgPool) -> Result<()> {
+    adopt(pool, &[COPY_NOTIFICATIONS]).await?;
     let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM notifications ORDER BY created_at")
         .fetch_all(pool)
         .await?;
     append(ids.into_iter().map(|id| json!({"notificationId": id}).to_string()))
+}
+
+async fn enqueue_assets(pool: &PgPool, workload: &str) -> Result<()> {
+    adopt(pool, &[COPY_ASSETS]).await?;
+    if workload == "c" {
+        let reindex = json!({"entityType": "asset", "batchSize": number("PAGE", 100)});
+        return append([reindex.to_string()].into_iter());
+    }
+    let queue = "WITH queued AS (SELECT id FROM ip_assets WHERE deleted_at IS NULL ORDER BY md5(id) LIMIT $1)
+                 INSERT INTO bench_queued (id) SELECT id FROM queued RETURNING id";
+    let jobs = i64::try_from(number("JOBS", 5_000))?;
+    let ids: Vec<String> = sqlx::query_scalar(queue).bind(jobs).fetch_all(pool).await?;
+    append(
+        ids.into_iter()
+            .map(|id| json!({"entityType": "asset", "entityId": id}).to_string()),
+    )
 }
 
 /// The queue survives a killed worker as SQS does: it is a file, a message a line.
@@ -98,7 +219,7 @@ async fn work_notifications(pool: &PgPool) -> Result<()> {
 
 async fn work(pool: &PgPool, job: &str, batch: usize) -> Result<Line> {
     let begun = Instant::now();
-    let environment = [
+    let mut environment = vec![
         ("DATABASE_URL", variable("DATABASE_URL")?),
         (
             "AWS_ENDPOINT_URL_SESV2",
@@ -106,11 +227,19 @@ async fn work(pool: &PgPool, job: &str, batch: usize) -> Result<Line> {
         ),
         ("EMAIL_MAX_IN_FLIGHT", number("CONCURRENCY", 10).to_string()),
     ];
+    // The next page is claimed while two are being sent.
+    if job == "notification-digest" {
+        environment.push(("DATABASE_POOL_SIZE", "3".to_owned()));
+    }
     let line = Line::start(&Workspace::current(), job, Feed { batch, instances: 1 }, &environment).await?;
     let path = file()?;
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     for (n, body) in text.lines().enumerate() {
-        line.send(body.to_owned(), Some(format!("line-{n}")));
+        let message: Value = serde_json::from_str(body)?;
+        let key = message["entityId"]
+            .as_str()
+            .map_or_else(|| format!("line-{n}"), str::to_owned);
+        line.send(body.to_owned(), Some(key));
     }
     line.drain().await;
     let jobs: i64 =

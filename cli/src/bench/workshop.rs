@@ -80,6 +80,21 @@ impl Workshop {
         Ok((pool, url))
     }
 
+    /// A copy of a database that nobody is connected to.
+    pub(crate) async fn copy(&self, from: &str, name: &str) -> Result<(PgPool, String)> {
+        let admin = PgPool::connect(&self.server.url("postgres")).await?;
+        for sql in [
+            format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
+            format!("CREATE DATABASE {name} TEMPLATE {from}"),
+            // The copy is on its way to the disk: nobody is to wait for it later.
+            "CHECKPOINT".to_owned(),
+        ] {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&admin).await?;
+        }
+        let url = self.server.url(name);
+        Ok((PgPool::connect(&url).await?, url))
+    }
+
     pub(crate) fn close(self) -> Result<()> {
         self.cluster.stop()
     }
@@ -132,6 +147,10 @@ impl Line {
         let function = Function::new(binary(workspace, name))
             .named(name)
             .envs(settings())
+            .env(
+                "DATABASE_POOL_SIZE",
+                spec.map_or(2, |spec| spec.connections).to_string(),
+            )
             .envs(
                 environment
                     .iter()

@@ -22,11 +22,16 @@ pub(crate) struct Check {
 impl Check {
     pub(crate) async fn run(self) -> Result<()> {
         let mut findings = jobs::check(catalog::ALL, Limits::default());
+        findings.extend(jobs::check_endpoints(catalog::ENDPOINTS, catalog::ALL));
         if self.deployed {
             findings.extend(deployed(&self.target.environment()?).await?);
         }
         if findings.is_empty() {
-            println!("{} jobs: every number fits", catalog::ALL.len());
+            let (jobs, endpoints) = (catalog::ALL.len(), catalog::ENDPOINTS.len());
+            println!(
+                "{jobs} jobs, {endpoints} endpoint{}: every number fits",
+                if endpoints == 1 { "" } else { "s" }
+            );
             return Ok(());
         }
         let count = findings.len();

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 use jobs::Spec;
 
-use crate::environment::Target;
+use crate::environment::{Environment, Target};
 
 /// SQS takes this much at a time.
 const BATCH_MESSAGES: usize = 10;
@@ -53,31 +53,8 @@ impl Enqueue {
         }
 
         let environment = self.target.environment()?;
-        let sqs = aws_sdk_sqs::Client::new(&environment.aws().await);
+        let sent = send(&environment, spec, &messages, self.run_key.as_deref()).await?;
         let queue = environment.queue(spec.name());
-        let found = sqs.get_queue_url().queue_name(&queue).send().await;
-        let found = found.with_context(|| format!("could not find the queue {queue}"))?;
-        let url = found.queue_url.context("SQS named no queue URL")?;
-        let mut sent = 0;
-        for batch in batches(&messages) {
-            let entries = (0..).zip(batch).map(|(id, message): (u8, _)| self.entry(id, message));
-            let request = sqs
-                .send_message_batch()
-                .queue_url(&url)
-                .set_entries(Some(entries.collect::<Result<_>>()?));
-            let answer = request.send().await;
-            let answer =
-                answer.with_context(|| format!("sent {sent} of {} messages, but not the next", messages.len()))?;
-            sent += answer.successful.len();
-            if let Some(failed) = answer.failed.first() {
-                let reason = failed.message().unwrap_or(failed.code());
-                bail!(
-                    "sent {sent} of {} messages; the queue refused {}: {reason}",
-                    messages.len(),
-                    answer.failed.len()
-                );
-            }
-        }
         println!("sent {sent} to {queue}");
         Ok(())
     }
@@ -103,20 +80,59 @@ impl Enqueue {
         }
         Ok(messages)
     }
+}
 
-    fn entry(&self, id: u8, message: &str) -> Result<SendMessageBatchRequestEntry> {
-        let mut entry = SendMessageBatchRequestEntry::builder()
-            .id(id.to_string())
-            .message_body(message);
-        if let Some(key) = &self.run_key {
-            let value = MessageAttributeValue::builder()
-                .data_type("String")
-                .string_value(key)
-                .build()?;
-            entry = entry.message_attributes("runKey", value);
+/// Sends messages to a job's queue; answers how many, which is all.
+///
+/// # Errors
+/// Says how many were sent before it failed.
+pub(crate) async fn send(
+    environment: &Environment,
+    spec: &Spec,
+    messages: &[String],
+    run_key: Option<&str>,
+) -> Result<usize> {
+    let sqs = aws_sdk_sqs::Client::new(&environment.aws().await);
+    let queue = environment.queue(spec.name());
+    let found = sqs.get_queue_url().queue_name(&queue).send().await;
+    let found = found.with_context(|| format!("could not find the queue {queue}"))?;
+    let url = found.queue_url.context("SQS named no queue URL")?;
+    let mut sent = 0;
+    for batch in batches(messages) {
+        let entries = (0..)
+            .zip(batch)
+            .map(|(id, message): (u8, _)| entry(id, message, run_key));
+        let request = sqs
+            .send_message_batch()
+            .queue_url(&url)
+            .set_entries(Some(entries.collect::<Result<_>>()?));
+        let answer = request.send().await;
+        let answer = answer.with_context(|| format!("sent {sent} of {} messages, but not the next", messages.len()))?;
+        sent += answer.successful.len();
+        if let Some(failed) = answer.failed.first() {
+            let reason = failed.message().unwrap_or(failed.code());
+            bail!(
+                "sent {sent} of {} messages; the queue refused {}: {reason}",
+                messages.len(),
+                answer.failed.len()
+            );
         }
-        Ok(entry.build()?)
     }
+    Ok(sent)
+}
+
+fn entry(id: u8, message: &str, run_key: Option<&str>) -> Result<SendMessageBatchRequestEntry> {
+    let mut entry = SendMessageBatchRequestEntry::builder()
+        .id(id.to_string())
+        .message_body(message);
+    if let Some(key) = run_key {
+        let value = MessageAttributeValue::builder()
+            .data_type("String")
+            .string_value(key)
+            .build()?;
+        entry = entry.message_attributes("runKey", value);
+    }
+    Ok(entry.build()?)
 }
 
 /// A declared job.

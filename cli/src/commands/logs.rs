@@ -44,8 +44,11 @@ struct Event {
 impl Logs {
     pub(crate) async fn run(self) -> Result<()> {
         let jobs = match &self.job {
-            Some(job) => vec![find(job)?.name()],
-            None => jobs::catalog::ALL.iter().map(|spec| spec.name()).collect(),
+            Some(name) => match jobs::catalog::functions().find(|known| known == name) {
+                Some(endpoint_or_job) => vec![endpoint_or_job],
+                None => vec![find(name)?.name()],
+            },
+            None => jobs::catalog::functions().collect(),
         };
         let environment = self.target.environment()?;
         let aws = Aws::new(environment.aws().await)?;

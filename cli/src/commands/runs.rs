@@ -120,7 +120,11 @@ impl Run {
             .next_attempt_at
             .filter(|_| matches!(self.status.as_str(), "retrying" | "deferred"));
         let next = next.map(|at| format!("again at {}", at.with_timezone(&Local).format("%H:%M:%S")));
-        let report = || self.report.as_ref().or(self.progress.as_ref()).map(Value::to_string);
+        let progress = || {
+            let value = self.progress.as_ref()?;
+            Some(progress(value).unwrap_or_else(|| value.to_string()))
+        };
+        let report = || self.report.as_ref().map(Value::to_string).or_else(progress);
         let text = self.reason.clone().or_else(|| self.error.clone()).or_else(report);
         [next, text]
             .into_iter()
@@ -129,6 +133,20 @@ impl Run {
             .join(": ")
             .replace('\n', " ")
     }
+}
+
+/// What a job notes that knows how much there is to do: `done`, `total`, `perSecond`, `secondsLeft`, and what it is at as `entity`.
+fn progress(value: &Value) -> Option<String> {
+    let number = |field: &str| value[field].as_i64();
+    let (done, total) = (number("done")?, number("total")?);
+    let mut text = format!("{done} of {total} ({} %)", 100 * done / total.max(1));
+    if let Some(entity) = value["entity"].as_str() {
+        text = format!("at {entity}: {text}");
+    }
+    if let (Some(rate), Some(left)) = (number("perSecond"), number("secondsLeft")) {
+        text += &format!(", {rate} a second, {} left", duration(TimeDelta::seconds(left)));
+    }
+    Some(text)
 }
 
 /// With as many digits as say something.
@@ -165,6 +183,10 @@ mod tests {
             serde_json::from_value(row).unwrap()
         };
         assert_eq!(run(json!({"report": {"sent": 1}})).what(), r#"{"sent":1}"#);
+        let progress = json!({"entity": "asset", "done": 30, "total": 120, "perSecond": 15, "secondsLeft": 6});
+        let text = "at asset: 30 of 120 (25 %), 15 a second, 6.0 s left";
+        assert_eq!(run(json!({"progress": progress})).what(), text);
+        assert_eq!(run(json!({"progress": {"step": 2}})).what(), r#"{"step":2}"#);
         let failed = run(json!({"report": {"sent": 1}, "error": "mailbox\nfull"}));
         assert_eq!(failed.what(), "mailbox full");
         assert_eq!(failed.cells()[3..6], ["dead", "3 + 1 crashed", "250 ms"]);

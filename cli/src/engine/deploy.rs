@@ -1,5 +1,6 @@
 //! The infrastructure of `infra/`, deployed into the local engine.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -21,6 +22,8 @@ pub(crate) const ACCOUNT: &str = "000000000000";
 pub(crate) struct Deployment {
     pub(crate) assets_bucket: String,
     pub(crate) queue_prefix: String,
+    /// The URLs of endpoints, by name.
+    pub(crate) endpoints: BTreeMap<String, String>,
 }
 
 /// Deploys what has changed since the last time.
@@ -44,8 +47,9 @@ pub(crate) async fn deploy(workspace: &Workspace, step: Step, engine: &Engine) -
         .find_map(|line| serde_json::from_str(line).ok())
         .with_context(|| format!("the deployment did not say what it made; see {}", log.display()))?;
     step.done(&format!(
-        "{} queues with their functions, bucket {}",
+        "{} queues with their functions, {} endpoint, bucket {}",
         jobs::catalog::ALL.len(),
+        jobs::catalog::ENDPOINTS.len(),
         deployment.assets_bucket
     ));
     Ok(deployment)

@@ -18,7 +18,7 @@ use crate::progress::Step;
 
 /// Builds and packs every function of the catalog.
 pub(crate) async fn build(workspace: &Workspace, step: Step, release: bool) -> Result<()> {
-    let jobs: Vec<_> = jobs::catalog::ALL.iter().map(|spec| spec.name()).collect();
+    let functions: Vec<_> = jobs::catalog::functions().collect();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // All of them at once, and no others: any other choice has other features, and compiles what they share again.
     cargo
@@ -36,10 +36,12 @@ pub(crate) async fn build(workspace: &Workspace, step: Step, release: bool) -> R
         .context("this program is in no target directory")?;
     let binaries = target.join(if release { "release" } else { "debug" });
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let packing = jobs.iter().map(|job| pack(workspace, &step, job, binaries.join(job)));
+    let packing = functions
+        .iter()
+        .map(|name| pack(workspace, &step, name, binaries.join(name)));
     let packed: Vec<bool> = stream::iter(packing).buffer_unordered(workers).try_collect().await?;
     let packed = packed.iter().filter(|packed| **packed).count();
-    step.done(&format!("{} functions, {packed} of them new", jobs.len()));
+    step.done(&format!("{} functions, {packed} of them new", functions.len()));
     Ok(())
 }
 

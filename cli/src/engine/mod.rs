@@ -49,7 +49,7 @@ pub(crate) async fn up(workspace: &Workspace, release: bool) -> Result<Engine> {
         &deployment.assets_bucket,
         &deployment.queue_prefix,
     ];
-    environment::write(&workspace.env_file(), values)?;
+    environment::write(&workspace.env_file(), values, &deployment.endpoints)?;
     Ok(engine)
 }
 

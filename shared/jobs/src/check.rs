@@ -4,15 +4,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::message::Timestamp;
-use crate::spec::{Backoff, Spec, Use, minutes, secs};
+use crate::spec::{Backoff, Spec, Use, days, minutes, secs};
 
 /// What the platform bears.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections that the database accepts from functions.
     pub database_connections: u32,
-    /// Connections of one function instance.
-    pub pool_size: u32,
 }
 
 impl Default for Limits {
@@ -20,7 +18,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             database_connections: 640,
-            pool_size: 2,
         }
     }
 }
@@ -65,7 +62,7 @@ pub fn check(specs: &[&Spec], limits: Limits) -> Vec<Finding> {
     let connections: u32 = specs
         .iter()
         .filter(|s| s.uses.contains(&Use::Database))
-        .map(|s| s.concurrency * limits.pool_size)
+        .map(|s| s.concurrency * s.connections)
         .sum();
     if connections > limits.database_connections {
         let what = format!(
@@ -105,6 +102,15 @@ fn durations(spec: &Spec, expect: &mut impl FnMut(bool, String)) {
     expect(
         waits + spec.visibility_timeout() * spec.crashes() < spec.retention(),
         format!("all attempts take {waits:?} of waiting, longer than a message is kept"),
+    );
+    let history = spec.history;
+    expect(
+        (days(1)..=days(30)).contains(&history.completed),
+        format!("completed runs are kept {:?}, not a day to 30 days", history.completed),
+    );
+    expect(
+        (days(7)..=days(30)).contains(&history.failed),
+        format!("failed runs are kept {:?}, not 7 to 30 days", history.failed),
     );
     let shortest = spec.backoff.wait(1, 0.0);
     expect(
@@ -171,6 +177,10 @@ fn queue(spec: &Spec, specs: &[&Spec], expect: &mut impl FnMut(bool, String)) {
             format!("sends to `{target}`, which is no job"),
         );
     }
+    expect(
+        spec.connections >= 2,
+        format!("{} connections: the ledger needs one of its own", spec.connections),
+    );
     expect(
         (128..=10_240).contains(&spec.memory_mb),
         format!("{} MB are not between 128 and 10240", spec.memory_mb),
@@ -251,6 +261,9 @@ mod tests {
             (job().load(1, minutes(6)), "longer than the timeout"),
             (job().sends_to(&["nobody"]), "no job"),
             (job().memory(64), "128"),
+            (job().history(minutes(60), days(30)), "not a day to 30 days"),
+            (job().history(days(7), days(31)), "not 7 to 30 days"),
+            (job().connections(1), "the ledger needs one"),
             (job().schedules(THREE_FIELDS), "not six fields"),
         ] {
             let found = findings(spec.spec());
@@ -266,7 +279,6 @@ mod tests {
     fn connections_of_all_functions_together_must_fit() {
         let limits = Limits {
             database_connections: 3,
-            pool_size: 2,
         };
         let found = check(catalog::ALL, limits);
         assert!(

@@ -1,11 +1,19 @@
 use serde_json::{Value, json};
 
 use crate::catalog;
+use crate::endpoint::Endpoint;
 use crate::spec::{Backoff, Schedule, Spec};
+
+/// Logs tell what the ledger does not, and are asked soon or never.
+const LOG_RETENTION_DAYS: u32 = 30;
 
 /// Every declaration with everything that follows from it, as `infra/catalog.json` holds it.
 pub fn manifest() -> Value {
-    json!({"version": 1, "jobs": catalog::ALL.iter().map(|spec| entry(spec)).collect::<Vec<_>>()})
+    json!({
+        "version": 1,
+        "jobs": catalog::ALL.iter().map(|spec| entry(spec)).collect::<Vec<_>>(),
+        "endpoints": catalog::ENDPOINTS.iter().map(|endpoint| endpoint_entry(endpoint)).collect::<Vec<_>>(),
+    })
 }
 
 fn entry(spec: &Spec) -> Value {
@@ -23,10 +31,12 @@ fn entry(spec: &Spec) -> Value {
         "batch": {"size": spec.batch, "windowSeconds": spec.window.as_secs()},
         "timeoutSeconds": spec.timeout.as_secs(),
         "memoryMb": spec.memory_mb,
+        "connections": spec.connections,
         "leaseSeconds": spec.lease().as_secs(),
         "uses": spec.uses,
         "sendsTo": spec.sends_to,
         "schedules": spec.schedules.iter().map(schedule).collect::<Vec<_>>(),
+        "topics": spec.topics,
         "queue": {
             "visibilityTimeoutSeconds": spec.visibility_timeout().as_secs(),
             "maxReceiveCount": spec.max_receive_count(),
@@ -34,8 +44,23 @@ fn entry(spec: &Spec) -> Value {
             "deadLetterRetentionSeconds": spec.dead_letter_retention().as_secs(),
         },
         "alarms": {"oldestMessageSeconds": spec.priority.oldest_message().as_secs(), "deadLetters": 1},
-        "logRetentionDays": 30,
+        "history": {"completedSeconds": spec.history.completed.as_secs(), "failedSeconds": spec.history.failed.as_secs()},
+        "logRetentionDays": LOG_RETENTION_DAYS,
         "messageSchema": (spec.schema)(),
+    })
+}
+
+fn endpoint_entry(endpoint: &Endpoint) -> Value {
+    json!({
+        "name": endpoint.name(),
+        "domain": endpoint.domain(),
+        "summary": endpoint.about,
+        "concurrency": endpoint.concurrency,
+        "timeoutSeconds": endpoint.timeout.as_secs(),
+        "memoryMb": endpoint.memory_mb,
+        "uses": endpoint.uses,
+        "sendsTo": endpoint.sends_to,
+        "logRetentionDays": LOG_RETENTION_DAYS,
     })
 }
 

@@ -39,14 +39,20 @@ pub struct Spec {
     pub minimum: Duration,
     /// Memory of the function, in MiB.
     pub memory_mb: u32,
+    /// Connections to the database of one instance, at least 2: one is the ledger's.
+    pub connections: u32,
     /// What the function may touch; permissions, environment and layers follow.
     pub uses: &'static [Use],
     /// The jobs to whose queues this one sends, by name; `"*"` is every queue.
     pub sends_to: &'static [&'static str],
     /// The schedules that put a message on the job's queue.
     pub schedules: &'static [Schedule],
+    /// Topics whose messages come to the job's queue as they are.
+    pub topics: &'static [Topic],
     /// What the job must bear.
     pub load: Load,
+    /// How long the ledger remembers its runs.
+    pub history: History,
     /// The JSON Schema of the message.
     pub schema: fn() -> Value,
     /// Whether a body is a message of this job; the error is the reason.
@@ -127,6 +133,14 @@ pub enum Use {
     UnsubscribeKey,
 }
 
+/// Where others publish what a job may want to hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Topic {
+    /// What SES reports of every mail.
+    MailFeedback,
+}
+
 /// A point in time that comes again, in EventBridge's six fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cron {
@@ -180,6 +194,31 @@ pub struct Load {
     pub batch_takes: Duration,
 }
 
+/// How long the ledger remembers a run, from its end on.
+///
+/// A message that comes again later than that runs again, and only the job's own conditional updates absorb it: SQS keeps
+/// messages for four days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Done, skipped or continued: a day to 30 days.
+    pub completed: Duration,
+    /// Dead, or never finished: 7 to 30 days. Messages that no queue takes wait in the outbox for as long.
+    pub failed: Duration,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl History {
+    const DEFAULT: Self = Self {
+        completed: days(7),
+        failed: days(30),
+    };
+}
+
 impl<M: Message> Job<M> {
     /// A job by its place in `functions/`: `"<domain>/<job>"`.
     pub const fn new(path: &'static str) -> Self {
@@ -195,13 +234,16 @@ impl<M: Message> Job<M> {
             timeout: minutes(5),
             minimum: secs(5),
             memory_mb: 256,
+            connections: 2,
             uses: &[Use::Database],
             sends_to: &[],
             schedules: &[],
+            topics: &[],
             load: Load {
                 messages_per_second: 1,
                 batch_takes: secs(1),
             },
+            history: History::DEFAULT,
             schema: schema_of::<M>,
             accepts: accepts::<M>,
         };
@@ -266,6 +308,12 @@ impl<M: Message> Job<M> {
         self
     }
 
+    /// Sets [`Spec::connections`].
+    pub const fn connections(mut self, connections: u32) -> Self {
+        self.spec.connections = connections;
+        self
+    }
+
     /// Sets [`Spec::uses`].
     pub const fn uses(mut self, uses: &'static [Use]) -> Self {
         self.spec.uses = uses;
@@ -284,12 +332,24 @@ impl<M: Message> Job<M> {
         self
     }
 
+    /// Sets [`Spec::topics`].
+    pub const fn topics(mut self, topics: &'static [Topic]) -> Self {
+        self.spec.topics = topics;
+        self
+    }
+
     /// Sets [`Spec::load`].
     pub const fn load(mut self, messages_per_second: u32, batch_takes: Duration) -> Self {
         self.spec.load = Load {
             messages_per_second,
             batch_takes,
         };
+        self
+    }
+
+    /// Sets [`Spec::history`].
+    pub const fn history(mut self, completed: Duration, failed: Duration) -> Self {
+        self.spec.history = History { completed, failed };
         self
     }
 
@@ -363,6 +423,11 @@ pub const fn secs(n: u64) -> Duration {
 /// Minutes.
 pub const fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
+}
+
+/// Days.
+pub const fn days(n: u64) -> Duration {
+    minutes(24 * 60 * n)
 }
 
 /// Milliseconds.

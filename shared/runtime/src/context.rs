@@ -120,6 +120,15 @@ impl Run {
         })
     }
 
+    /// Begins a transaction by statements of the caller's.
+    pub(crate) async fn begin_with(&self, statements: &'static str) -> Result<Tx<'_>, Error> {
+        Ok(Tx {
+            tx: self.context.database().pool().begin_with(statements).await?,
+            run: self,
+            departures: Vec::new(),
+        })
+    }
+
     /// Goes on only while nobody else holds `key`; given back when the handler ends. SQS knows no concurrency below two.
     pub async fn exclusive(&self, key: &str) -> Result<(), Failure> {
         let holder = self.holder();
@@ -205,6 +214,16 @@ impl Tx<'_> {
         let outgoing: Vec<_> = messages.iter().map(outgoing).collect();
         self.departures.extend(outbox::write(&mut *self.tx, &outgoing).await?);
         Ok(())
+    }
+
+    /// Whether something leaves with the commit.
+    pub(crate) fn has_messages(&self) -> bool {
+        !self.departures.is_empty()
+    }
+
+    /// Takes everything back, messages included.
+    pub async fn rollback(self) -> Result<(), Error> {
+        Ok(self.tx.rollback().await?)
     }
 
     /// Commits; the runtime sends what was enqueued when the handler has ended.

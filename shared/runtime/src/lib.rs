@@ -36,13 +36,17 @@
 
 mod batch;
 mod context;
+mod endpoint;
 mod event;
 mod handler;
 mod ledger;
 mod outcome;
 mod serve;
+mod sweep;
 mod telemetry;
 
 pub use context::{Context, Delivery, Run, Tx};
+pub use endpoint::{Request, Response, Sender, serve_endpoint};
 pub use outcome::{Failure, Outcome, Success, continued, dead, deferred, done, retry, skipped};
 pub use serve::{serve, serve_batch};
+pub use sweep::{Page, Sweeper, Swept};

@@ -43,6 +43,16 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// What a person reads.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Deferred { reason, .. } | Self::Dead { reason } => reason,
+            Self::Retry { error, .. } => error,
+        }
+    }
+}
+
 /// The work was done.
 pub fn done(report: impl Serialize) -> Outcome {
     Ok(Success::Done(serde_json::to_value(report).unwrap_or_default()))

@@ -33,27 +33,30 @@ pub fn serve_batch<M: Message>(
 }
 
 fn start(spec: Spec, handler: Handler) -> ExitCode {
+    let spec: &'static Spec = Box::leak(Box::new(spec));
+    process(spec.name(), run(spec, handler))
+}
+
+/// The life of a function's process.
+pub(crate) fn process(function: &str, run: impl Future<Output = Result<(), String>>) -> ExitCode {
     telemetry::init();
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
-        eprintln!(
-            "{} is a Lambda function. `cargo jobs up` runs it on this machine.",
-            spec.name()
-        );
+        eprintln!("{function} is a Lambda function. `cargo jobs up` runs it on this machine.");
         return ExitCode::from(2);
     }
     // One thread: a function of this size has less than one CPU, and waits most of the time.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&spec, &error.to_string()),
+        Err(error) => return fail(function, &error.to_string()),
     };
-    match runtime.block_on(run(Box::leak(Box::new(spec)), handler)) {
+    match runtime.block_on(run) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&spec, &error),
+        Err(error) => fail(function, &error),
     }
 }
 
-fn fail(spec: &Spec, error: &str) -> ExitCode {
-    tracing::error!(job = spec.name(), error, "the function could not start");
+fn fail(function: &str, error: &str) -> ExitCode {
+    tracing::error!(job = function, error, "the function could not start");
     ExitCode::FAILURE
 }
 
@@ -69,17 +72,22 @@ async fn run(spec: &'static Spec, handler: Handler) -> Result<(), String> {
 
 fn world(spec: &Spec) -> Result<World, Error> {
     let aws = Aws::from_env()?;
-    let prefix =
-        std::env::var("QUEUE_URL_PREFIX").map_err(|_| Error::permanent("the environment has no QUEUE_URL_PREFIX"))?;
     let mailer = match spec.uses.contains(&Use::Mail) {
         true => Some(Mailer::new(&aws, Settings::from_env()?)?),
         false => None,
     };
     Ok(World {
         database: Database::from_env(&aws)?,
-        queues: Queues::new(&aws, prefix),
+        queues: queues(&aws)?,
         mailer,
     })
+}
+
+/// The queues of this deployment.
+pub(crate) fn queues(aws: &Aws) -> Result<Queues, Error> {
+    let prefix =
+        std::env::var("QUEUE_URL_PREFIX").map_err(|_| Error::permanent("the environment has no QUEUE_URL_PREFIX"))?;
+    Ok(Queues::new(aws, prefix))
 }
 
 async fn invoke(
@@ -137,7 +145,7 @@ async fn answer(batch: &Batch<'_>, records: Vec<Record>) -> Value {
 }
 
 /// The runtime API gives the deadline by the wall clock; from here on it is a point of the monotonic one.
-fn deadline(unix_ms: u64) -> Instant {
+pub(crate) fn deadline(unix_ms: u64) -> Instant {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Instant::now() + Duration::from_millis(unix_ms).saturating_sub(now)
 }

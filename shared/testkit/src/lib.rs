@@ -5,6 +5,8 @@
 //! real PostgreSQL ([`postgres`]). [`World`] holds them together for one test; [`faults`] runs a test once for every
 //! failure at every call that travels. Production code knows nothing of all this.
 
+mod analytics;
+pub mod entities;
 pub mod faults;
 mod http;
 pub mod lambda;
@@ -12,6 +14,7 @@ pub mod mailbox;
 pub mod people;
 pub mod postgres;
 pub mod queue;
+pub mod sweep;
 mod wire;
 pub mod world;
 

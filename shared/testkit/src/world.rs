@@ -127,6 +127,7 @@ impl World {
             program,
             timeout,
             memory_mb,
+            connections,
             visibility,
             max_receives,
             ..
@@ -163,6 +164,7 @@ impl World {
         };
         let function = Function::new(program)
             .named(name)
+            .env("DATABASE_POOL_SIZE", connections.to_string())
             .envs(lock(&self.environment).clone())
             .env("DATABASE_URL", database)
             .env("AWS_ENDPOINT_URL_SESV2", ses)
@@ -291,7 +293,6 @@ pub fn dead_letter_queue(job: &str) -> String {
 
 fn environment() -> BTreeMap<String, String> {
     let variables = [
-        ("DATABASE_POOL_SIZE", "2"),
         ("QUEUE_PREFIX", QUEUE_PREFIX),
         ("EMAIL_FROM_NAME", "YES GODDESS"),
         ("EMAIL_FROM_ADDRESS", "hello@mail.example.test"),
@@ -299,6 +300,7 @@ fn environment() -> BTreeMap<String, String> {
         ("EMAIL_POSTAL_ADDRESS", "YES GODDESS, 1 Example Street, Example City"),
         ("SES_CONFIGURATION_SET_TRANSACTIONAL", "transactional"),
         ("SES_CONFIGURATION_SET_BULK", "bulk"),
+        ("SES_CONFIGURATION_SET_BULK_UNTRACKED", "bulk-untracked"),
         ("APP_URL", "https://app.example.test"),
         ("SUPPORT_URL", "https://app.example.test/support"),
         ("UNSUBSCRIBE_KEY", "test-key-that-signs-unsubscribe-links"),

@@ -18,6 +18,8 @@ const WORK_FOR: Duration = Duration::from_secs(50);
 const PAGE: i64 = 100;
 /// Notifications that are enqueued again in one run.
 const LOST: i64 = 500;
+/// Digests that follow their mails in one run.
+const DIGESTS: i64 = 5000;
 
 /// What a run did.
 #[derive(Debug, Default, Serialize)]
@@ -35,6 +37,8 @@ struct Report {
     failed: usize,
     uncertain: usize,
     requeued: usize,
+    /// Digests whose mail has ended.
+    digests: i64,
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ async fn dispatch(message: DispatchEmail, run: &mut Run) -> Outcome {
         report.scheduled = schedule::enqueue_due(run, at).await?;
         send_due(&message, run, at, &mut report).await?;
         report.requeued = requeue_lost(run, at).await?;
+        report.digests = digests::settle(database.pool(), None, DIGESTS).await?;
     } else {
         let ids: Vec<_> = message.email_ids.iter().map(Id::to_string).collect();
         send(run, &ids, at, &mut report).await?;

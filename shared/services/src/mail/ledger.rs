@@ -270,6 +270,7 @@ pub(super) async fn transit(pool: &PgPool, from: Status, transitions: &[Transiti
                SET status = t.status, status_reason = t.reason, ses_message_id = coalesce(t.ses_message_id, m.ses_message_id),
                    subject = coalesce(t.subject, m.subject), next_attempt_at = coalesce(t.next_attempt_at, m.next_attempt_at),
                    attempts = m.attempts - t.refund, lease_until = NULL,
+                   expires_at = CASE WHEN t.status = 'HELD' THEN m.created_at + interval '35 days' ELSE m.expires_at END,
                    sent_at = CASE WHEN t.status = 'SENT' THEN clock_timestamp() ELSE m.sent_at END,
                    delivery_rank = CASE WHEN t.status = 'SENT' THEN greatest(m.delivery_rank, 10) ELSE m.delivery_rank END,
                    updated_at = clock_timestamp()

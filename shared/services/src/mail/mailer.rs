@@ -68,6 +68,8 @@ struct Mail {
     template: String,
     variables: Value,
     campaign_id: Option<String>,
+    /// Opens and clicks may be tracked.
+    tracked: bool,
     attempts: i32,
     audience: Audience,
     circumstances: Circumstances,
@@ -91,6 +93,12 @@ impl Mailer {
         })
     }
 
+    /// Takes back what dead predecessors of this process had claimed and not sent. [`Mailer::dispatch`] does that before it claims;
+    /// who may end without dispatching anything does it first.
+    pub async fn recover(&self, database: &Database) -> Result<(), Error> {
+        self.journal(database).await.map(drop)
+    }
+
     fn ses(&self) -> &aws_sdk_sesv2::Client {
         self.ses
             .get_or_init(|| aws_sdk_sesv2::Client::new(&self.aws.of("SESV2")))
@@ -104,7 +112,7 @@ impl Mailer {
     /// How many mails to prepare at a time: enough to keep the calls to SES busy while the next ones are prepared. Callers who
     /// write mails page by page do the same, two pages at a time.
     pub fn page(&self) -> usize {
-        (2 * self.settings.in_flight).clamp(*PAGE.start(), *PAGE.end())
+        (4 * self.settings.in_flight).clamp(*PAGE.start(), *PAGE.end())
     }
 
     /// Sends those of the rows that are PENDING and due: gate, pace, claim, one call each, and the result into the ledger. Rows
@@ -261,7 +269,8 @@ impl Mailer {
             tags,
             configuration_set: match mail.stream {
                 Stream::Essential | Stream::Notification => self.settings.transactional_set.clone(),
-                Stream::Digest | Stream::Marketing => self.settings.bulk_set.clone(),
+                Stream::Digest | Stream::Marketing if mail.tracked => self.settings.bulk_set.clone(),
+                Stream::Digest | Stream::Marketing => self.settings.untracked_set.clone(),
             },
         })
     }
@@ -623,7 +632,8 @@ async fn load(
                   m.campaign_id, m.attempts, m.expires_at,
                   r.user_id IS NOT NULL AS "known!", coalesce(r.active, false) AS "active!", coalesce(r.verified, false) AS "verified!",
                   coalesce(r.unsubscribed, false) AS "unsubscribed!", coalesce(m.category = ANY(r.categories_off), false) AS "category_off!",
-                  coalesce(r.email_frequency, 'IMMEDIATE') AS "email_frequency!", coalesce(r.time_zone, 'UTC') AS "time_zone!",
+                  coalesce(r.email_frequency, 'IMMEDIATE') AS "email_frequency!", coalesce(r.tracking_enabled, true) AS "tracked!",
+                  coalesce(r.time_zone, 'UTC') AS "time_zone!",
                   r.quiet_hours_start AS "quiet_hours_start?: NaiveTime", r.quiet_hours_end AS "quiet_hours_end?: NaiveTime",
                   coalesce(NOT c.enabled, false) AS "channel_off!", s.reason AS "suppression?", s.scope AS "scope?",
                   CASE WHEN m.stream = 'MARKETING' THEN (SELECT count(*) FROM email_messages x WHERE x.user_id = m.user_id
@@ -659,6 +669,7 @@ async fn load(
             template: row.template,
             variables: row.variables,
             campaign_id: row.campaign_id,
+            tracked: row.tracked,
             attempts: row.attempts,
             audience: Audience {
                 known: row.known,

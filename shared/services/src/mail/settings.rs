@@ -12,8 +12,10 @@ pub struct Settings {
     pub reply_to: Option<String>,
     /// Configuration set of ESSENTIAL and NOTIFICATION: no tracking.
     pub transactional_set: Option<String>,
-    /// Configuration set of DIGEST and MARKETING.
+    /// Configuration set of DIGEST and MARKETING: opens and clicks are tracked.
     pub bulk_set: Option<String>,
+    /// The same, for users who do not want to be tracked.
+    pub untracked_set: Option<String>,
     /// The platform's own address, for links.
     pub app_url: String,
     /// Where help is.
@@ -49,6 +51,7 @@ impl Settings {
             reply_to: optional("EMAIL_REPLY_TO"),
             transactional_set: optional("SES_CONFIGURATION_SET_TRANSACTIONAL"),
             bulk_set: optional("SES_CONFIGURATION_SET_BULK"),
+            untracked_set: optional("SES_CONFIGURATION_SET_BULK_UNTRACKED"),
             support_url: optional("SUPPORT_URL").unwrap_or_else(|| format!("{app_url}/support")),
             postal_address: required("EMAIL_POSTAL_ADDRESS")?,
             signer: Signer::from_env()?,

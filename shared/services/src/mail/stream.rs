@@ -68,11 +68,13 @@ pub enum Category {
     Reports,
     /// Posts assigned or published.
     Blog,
+    /// Several of them in one mail: no category's preference stops it, only its own frequency.
+    Digest,
 }
 
 impl Category {
     /// Every category.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::System,
         Self::RoyaltyStatements,
         Self::LicenseExpiry,
@@ -83,9 +85,10 @@ impl Category {
         Self::Announcements,
         Self::Reports,
         Self::Blog,
+        Self::Digest,
     ];
 
-    /// The name in SQL and on the wire; for all but `system` also the name of the preference column.
+    /// The name in SQL and on the wire; for all but `system` and `digest` also the name of the preference column.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -99,6 +102,7 @@ impl Category {
             Self::Announcements => "announcements",
             Self::Reports => "reports",
             Self::Blog => "blog",
+            Self::Digest => "digest",
         }
     }
 }

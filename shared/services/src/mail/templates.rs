@@ -29,6 +29,7 @@ mod notifications;
 mod operations;
 mod payouts;
 mod projects;
+mod reports;
 mod royalties;
 
 pub use layout::{Layout, Site};
@@ -92,6 +93,8 @@ pub enum TemplateError {
 
 const MAX_HTML_BYTES: usize = 100 * 1024;
 const MAX_SUBJECT_CHARS: usize = 200;
+const MAX_TITLE_CHARS: usize = 120;
+const MAX_SUMMARY_CHARS: usize = 200;
 
 /// What the sender must know of a template.
 #[derive(Debug)]
@@ -110,8 +113,12 @@ pub struct Template {
     /// Also sent to inactive and deleted users.
     pub allowed_for_inactive: bool,
     check: fn(&'static str, &Value) -> Result<(), TemplateError>,
+    brief: Option<Briefing>,
     render: fn(&'static str, &Value, &Layout<'_>) -> Result<Rendered, TemplateError>,
 }
+
+/// Says in brief what a mail says.
+type Briefing = fn(&'static str, &Value) -> Result<Brief, TemplateError>;
 
 /// Every template, by stream.
 #[rustfmt::skip]
@@ -120,7 +127,9 @@ static TEMPLATES: &[Template] = &[
     Template::essential::<accounts::PasswordReset>("password-reset").user_initiated(),
     Template::essential::<accounts::DeletionScheduled>("account-deletion-scheduled").allowed_for_inactive(),
     Template::essential::<accounts::Deleted>("account-deleted").allowed_for_inactive(),
+    Template::essential::<accounts::Locked>("account-locked"),
     Template::essential::<operations::EmailAlert>("email-alert"),
+    Template::essential::<operations::SecurityAlert>("security-alert"),
 
     Template::new::<notifications::Notification>("notification", Stream::Notification, None),
     Template::notification::<notifications::NewMessage>("new-message", Category::Messages),
@@ -132,7 +141,8 @@ static TEMPLATES: &[Template] = &[
     Template::notification::<licenses::ExpiryNotice>("license-expiry-60-day", Category::LicenseExpiry),
     Template::notification::<licenses::ExpiryNotice>("license-expiry-30-day", Category::LicenseExpiry),
     Template::notification::<projects::Invitation>("project-invitation", Category::ProjectInvitations),
-    Template::notification::<projects::Match>("project-match-notification", Category::ProjectInvitations).digestable(),
+    Template::notification::<projects::Match>("project-match-notification", Category::ProjectInvitations).digestable::<projects::Match>(),
+    Template::notification::<reports::CreatorMonth>("creator-monthly-report", Category::Reports).digestable::<reports::CreatorMonth>(),
 
     Template::new::<digests::NotificationDigest>("notification-digest", Stream::Digest, None),
     Template::new::<digests::MessageDigest>("message-digest", Stream::Digest, Some(Category::Messages)),
@@ -183,6 +193,17 @@ pub fn render(key: &str, variables: &Value, layout: &Layout<'_>) -> Result<Rende
     (template.render)(template.key, variables, layout)
 }
 
+/// What the e-mail digest says of a mail that it carries (spec: comms, `email-digest`).
+///
+/// # Errors
+///
+/// [`TemplateError::Unknown`], also for a template that no digest can carry; [`TemplateError::MissingVariable`].
+pub fn brief(key: &str, variables: &Value) -> Result<Brief, TemplateError> {
+    let unknown = || TemplateError::Unknown(key.to_owned());
+    let template = find(key).ok_or_else(unknown)?;
+    (template.brief.ok_or_else(unknown)?)(template.key, variables)
+}
+
 impl Template {
     const fn new<M: Mail>(key: &'static str, stream: Stream, category: Option<Category>) -> Self {
         Self {
@@ -193,6 +214,7 @@ impl Template {
             user_initiated: false,
             allowed_for_inactive: false,
             check: |key, variables| parse::<M>(key, variables).map(drop),
+            brief: None,
             render: render_as::<M>,
         }
     }
@@ -205,8 +227,9 @@ impl Template {
         Self::new::<M>(key, Stream::Notification, Some(category))
     }
 
-    const fn digestable(mut self) -> Self {
+    const fn digestable<M: InBrief>(mut self) -> Self {
         self.digestable = true;
+        self.brief = Some(brief_as::<M>);
         self
     }
 
@@ -236,6 +259,32 @@ trait Mail: DeserializeOwned {
     fn subject(&self, layout: &Layout<'_>) -> String;
     fn text(&self, layout: &Layout<'_>) -> askama::Result<String>;
     fn html(&self, layout: &Layout<'_>, subject: &str) -> askama::Result<String>;
+}
+
+/// A mail as one entry of the e-mail digest.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Brief {
+    /// One line of at most 120 characters.
+    pub title: String,
+    /// One sentence of at most 200 characters.
+    pub summary: String,
+    /// Where it leads; not yet known to be allowed.
+    pub url: String,
+}
+
+/// A mail that can wait for the e-mail digest.
+trait InBrief: Mail {
+    /// Raw: [`brief`] makes lines of it.
+    fn in_brief(&self) -> Brief;
+}
+
+fn brief_as<M: InBrief>(template: &'static str, variables: &Value) -> Result<Brief, TemplateError> {
+    let brief = parse::<M>(template, variables)?.in_brief();
+    Ok(Brief {
+        title: line::cut(line::one_line(&brief.title), MAX_TITLE_CHARS),
+        summary: line::cut(line::one_line(&brief.summary), MAX_SUMMARY_CHARS),
+        url: brief.url,
+    })
 }
 
 /// Binds a struct to its two files. In a file the struct's fields stand bare, beside `layout` and, in HTML, `subject`.
@@ -560,6 +609,30 @@ mod tests {
         let notification = find("notification").unwrap();
         assert_eq!(notification.stream_for(Category::System), Stream::Essential);
         assert_eq!(notification.stream_for(Category::Payouts), Stream::Notification);
+    }
+
+    #[test]
+    fn what_can_wait_for_a_digest_can_be_said_in_brief() {
+        for template in all() {
+            let said = brief(template.key, &example(template.key));
+            assert_eq!(said.is_ok(), template.digestable, "{}", template.key);
+            if let Ok(said) = said {
+                assert!((1..=120).contains(&said.title.chars().count()), "{}", said.title);
+                assert!((1..=200).contains(&said.summary.chars().count()), "{}", said.summary);
+                assert!(site().link(&said.url).is_some(), "{}", said.url);
+            }
+        }
+        let long = with(
+            example("project-match-notification"),
+            "project_description",
+            "é\n".repeat(300),
+        );
+        let said = brief("project-match-notification", &long).unwrap_or_else(|error| panic!("{error}"));
+        assert!(
+            said.summary.chars().count() > 190 && !said.summary.contains('\n'),
+            "{}",
+            said.summary
+        );
     }
 
     #[test]

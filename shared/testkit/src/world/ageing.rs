@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use chrono::{DateTime, SecondsFormat};
+use serde_json::Value;
 use sqlx::postgres::types::PgInterval;
+use sqlx::{PgConnection, PgPool};
 
 /// Far enough that rows on their way meet no row that has arrived, or has yet to leave. In microseconds, because
 /// years and days are not all of one length.
@@ -50,7 +52,39 @@ pub(super) async fn age(db: &PgPool, by: Duration) -> sqlx::Result<()> {
                 .await?;
         }
     }
+    age_progress(&mut tx, by).await?;
     tx.commit().await
+}
+
+/// How far a run has come may be told in times; they are JSON, and among the past.
+async fn age_progress(connection: &mut PgConnection, by: Duration) -> sqlx::Result<()> {
+    let rows: Vec<(String, String, Value)> =
+        sqlx::query_as("SELECT job, run_key, progress FROM job_runs WHERE progress IS NOT NULL")
+            .fetch_all(&mut *connection)
+            .await?;
+    for (job, run_key, mut progress) in rows {
+        shift(&mut progress, by);
+        sqlx::query("UPDATE job_runs SET progress = $3 WHERE job = $1 AND run_key = $2")
+            .bind(job)
+            .bind(run_key)
+            .bind(progress)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+fn shift(value: &mut Value, by: Duration) {
+    match value {
+        Value::String(text) => {
+            if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+                *text = (time - by).to_utc().to_rfc3339_opts(SecondsFormat::AutoSi, true);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| shift(value, by)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| shift(value, by)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 fn micros(duration: Duration) -> i64 {

@@ -18,6 +18,8 @@ pub struct Job {
     pub timeout: Duration,
     /// What the function is told of its memory.
     pub memory_mb: u32,
+    /// Connections to the database that one instance may have.
+    pub connections: u32,
     /// Messages in one event, at most.
     pub batch: usize,
     /// How long a message stays hidden that the function has been given.
@@ -34,6 +36,7 @@ impl Job {
             program,
             timeout,
             memory_mb: 256,
+            connections: 2,
             batch: 10,
             visibility,
             max_receives: 10,
@@ -51,22 +54,26 @@ impl Job {
             let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let catalog: Catalog =
                 serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            catalog
-                .jobs
-                .into_iter()
-                .map(|entry| (entry.name.clone(), entry))
-                .collect()
+            let functions = catalog.jobs.into_iter().chain(catalog.endpoints);
+            functions.map(|entry| (entry.name.clone(), entry)).collect()
         });
         let Some(entry) = JOBS.get(name) else {
             panic!("no {name} in infra/catalog.json; if the job is new: cargo jobs catalog --json > infra/catalog.json")
         };
-        Self {
-            program: binary(name),
+        let job = Self {
             timeout: Duration::from_secs(entry.timeout_seconds),
             memory_mb: entry.memory_mb,
-            batch: entry.batch.size,
-            visibility: Duration::from_secs(entry.queue.visibility_timeout_seconds),
-            max_receives: entry.queue.max_receive_count,
+            connections: entry.connections.unwrap_or(2),
+            ..Self::new(binary(name))
+        };
+        match (&entry.batch, &entry.queue) {
+            (Some(batch), Some(queue)) => Self {
+                batch: batch.size,
+                visibility: Duration::from_secs(queue.visibility_timeout_seconds),
+                max_receives: queue.max_receive_count,
+                ..job
+            },
+            _ => job,
         }
     }
 }
@@ -74,16 +81,22 @@ impl Job {
 #[derive(Deserialize)]
 struct Catalog {
     jobs: Vec<Entry>,
+    endpoints: Vec<Entry>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Entry {
     name: String,
-    batch: Batch,
+    #[serde(default)]
+    batch: Option<Batch>,
     timeout_seconds: u64,
     memory_mb: u32,
-    queue: Queue,
+    // An endpoint has neither of these.
+    #[serde(default)]
+    connections: Option<u32>,
+    #[serde(default)]
+    queue: Option<Queue>,
 }
 
 #[derive(Deserialize)]

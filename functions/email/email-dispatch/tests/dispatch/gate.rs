@@ -157,3 +157,29 @@ async fn an_address_without_a_user_obeys_suppressions_only() {
     is(&world.entry(&mails[0]).await, "SENT", None, 1);
     is(&world.entry(&mails[1]).await, "SUPPRESSED", "unsubscribe", 0);
 }
+
+#[tokio::test]
+async fn who_does_not_want_to_be_tracked_gets_bulk_mail_by_the_lane_without_tracking() {
+    let world = World::new("who_does_not_want_to_be_tracked").await;
+    let (ann, bob) = (world.user("Ann").await, world.user("Bob").await);
+    world.prefers(&ann, "tracking_enabled = false").await;
+    let rows = [
+        LedgerRow::digest("ann@example.test").of(&ann),
+        LedgerRow::payout("ann@example.test").of(&ann),
+        LedgerRow::digest("bob@example.test").of(&bob),
+    ];
+    world.ledger(rows).await;
+    tick(&world).await;
+    let lanes = |to: &str| {
+        let mut lanes: Vec<_> = world
+            .mailbox
+            .sent_to(to)
+            .into_iter()
+            .map(|mail| mail.configuration_set)
+            .collect();
+        lanes.sort();
+        lanes
+    };
+    assert_eq!(lanes("ann@example.test"), ["bulk-untracked", "transactional"]);
+    assert_eq!(lanes("bob@example.test"), ["bulk"]);
+}

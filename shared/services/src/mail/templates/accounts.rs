@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::date::Date;
-use super::line::Name;
+use super::line::{Line, Name};
 use super::mail;
 
 /// Proves that the address is the reader's.
@@ -66,4 +66,21 @@ mail!(
     "accounts/account-deleted.html",
     "accounts/account-deleted.txt",
     |_, _| "Your account was deleted"
+);
+
+/// Too many failed log-ins: nobody gets in for a while.
+#[derive(Deserialize)]
+pub(super) struct Locked {
+    #[serde(default)]
+    user_name: Name,
+    locked_until: Date,
+    failed_attempts: u32,
+    ip_address: Option<Line>,
+}
+
+mail!(
+    Locked,
+    "accounts/account-locked.html",
+    "accounts/account-locked.txt",
+    |_, _| "Your account is locked for now"
 );

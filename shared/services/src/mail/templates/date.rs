@@ -21,6 +21,14 @@ impl Date {
         };
         day.format("%-d %B %Y").to_string()
     }
+
+    /// `20 October 2025, 14:30 CEST`; of a day, the day.
+    pub(super) fn to_moment(self, zone: Tz) -> String {
+        match self {
+            Self::Day(_) => self.to_day(zone),
+            Self::Instant(instant) => instant.with_timezone(&zone).format("%-d %B %Y, %H:%M %Z").to_string(),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Date {
@@ -52,6 +60,13 @@ mod tests {
             let date: Date = from_value(json!(iso)).unwrap();
             assert_eq!(date.to_day(zone), text, "{iso} in {zone}");
         }
+    }
+
+    #[test]
+    fn a_moment_is_told_by_the_readers_clock() {
+        let moment: Date = from_value(json!("2025-10-20T22:30:00Z")).unwrap();
+        assert_eq!(moment.to_moment(Tz::UTC), "20 October 2025, 22:30 UTC");
+        assert_eq!(moment.to_moment(Tz::Europe__Berlin), "21 October 2025, 00:30 CEST");
     }
 
     #[test]

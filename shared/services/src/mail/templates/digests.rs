@@ -79,7 +79,7 @@ mail!(
 /// Unread messages, by conversation.
 #[derive(Deserialize)]
 pub(super) struct MessageDigest {
-    #[serde(default)]
+    #[serde(default, alias = "user_name")]
     recipient_name: Name,
     frequency: Frequency,
     total_unread_count: u64,

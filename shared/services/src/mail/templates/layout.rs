@@ -82,6 +82,10 @@ impl Layout<'_> {
     pub(super) fn date(&self, date: &Date) -> String {
         date.to_day(self.time_zone)
     }
+
+    pub(super) fn moment(&self, date: &Date) -> String {
+        date.to_moment(self.time_zone)
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::date::Date;
 use super::line::Line;
 use super::mail;
 
@@ -34,6 +35,50 @@ mail!(
         format!("Email alert: {} issue{plural}", mail.alerts.len())
     }
 );
+
+/// Suspicious log-ins need a human.
+#[derive(Deserialize)]
+pub(super) struct SecurityAlert {
+    window_start: Date,
+    window_end: Date,
+    alerts: Vec<Suspicion>,
+    /// Alerts that are not listed.
+    #[serde(default)]
+    more_count: u64,
+}
+
+/// An address, and how often it failed.
+#[derive(Deserialize)]
+struct Suspicion {
+    #[serde(rename = "type")]
+    kind: Line,
+    subject: Line,
+    severity: Line,
+    attempts: u32,
+}
+
+mail!(
+    SecurityAlert,
+    "operations/security-alert.html",
+    "operations/security-alert.txt",
+    |mail, _| {
+        let count = mail.alerts.len() as u64 + mail.more_count;
+        format!(
+            "Security alert: {count} suspicious address{}",
+            if count == 1 { "" } else { "es" }
+        )
+    }
+);
+
+impl Suspicion {
+    fn says(&self) -> String {
+        let what = match &*self.kind {
+            "ip_spray" => "failed log-ins to several accounts",
+            _ => "failed log-ins",
+        };
+        format!("{}: {} {what}", self.severity, self.attempts)
+    }
+}
 
 impl Alert {
     fn name(&self) -> String {

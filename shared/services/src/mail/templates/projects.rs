@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::date::Date;
 use super::line::{Line, Name};
-use super::mail;
+use super::{Brief, InBrief, mail};
 
 /// A brand asks this creator.
 #[derive(Deserialize)]
@@ -47,3 +47,16 @@ mail!(
     "projects/project-match-notification.txt",
     |mail, _| { format!("New project opportunity: {}", mail.project_name) }
 );
+
+impl InBrief for Match {
+    fn in_brief(&self) -> Brief {
+        Brief {
+            title: format!("New project opportunity: {}", self.project_name),
+            summary: format!(
+                "{} is looking for a creator like you: {}",
+                self.brand_name, self.project_description
+            ),
+            url: self.project_url.clone(),
+        }
+    }
+}

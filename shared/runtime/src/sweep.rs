@@ -1,0 +1,381 @@
+//! What all sweeps share: pages, resumption, continuation, dry run, report.
+//!
+//! A sweep is a list of *steps*; a step walks over the rows that a rule calls dead, in the order of a time and an id, page by page.
+//!
+//! # Invariants
+//!
+//! * **One page, one transaction**, with how far the sweep has come (`job_runs.progress`). A run that was killed goes on after its last
+//!   page, and its report counts every row once.
+//! * **Fenced.** The progress is written under the lease: a page of a run that lost it is rolled back.
+//! * **Rows are walked by key.** A page begins behind the last row of the one before. What was deleted stays in the index until it is
+//!   vacuumed; whoever begins at the oldest row again walks over all of it, every time.
+//! * **Rows that somebody holds are passed over**, not waited for (`SKIP LOCKED`): a person's login waits for no sweep, and two sweeps
+//!   at once share the work. The next slot takes what was passed over.
+//! * **A dry run is the same statements, rolled back.** What it counts is what the sweep would do.
+//! * **Steps are independent.** One that fails keeps no other from its work; the run is tried again for its sake.
+//! * **`as_of` is chosen once** and is the same in all attempts and continuations.
+//!
+//! # Ways to get this wrong
+//!
+//! * A rule with a clock of its own (`now()`): it changes from page to page, and a slot of last week is swept by today's rule.
+//! * Effects outside the database in a step: they belong after the commit ([`Sweeper::page`]), and may be lost in a crash.
+//! * A rule that is true of a row again after the step has treated it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use jobs::{Cursor, Position, Reached, Sweep, Timestamp};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use services::{Error, Kind};
+use sqlx::PgExecutor;
+use sqlx::types::Json;
+
+use crate::context::{Run, Tx};
+use crate::outcome::{Failure, Outcome, continued, done};
+
+/// Commits of plain steps do not wait for the disk: what a crash of the database takes back, it takes back together with the progress.
+const BEGIN_LOOSE: &str = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL plan_cache_mode = force_custom_plan;
+    SET LOCAL synchronous_commit = off";
+/// A plan made for an empty table would scan a full one.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL plan_cache_mode = force_custom_plan";
+
+/// How long a failed page waits before it is tried once more.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// One attempt of a sweep whose report is an `R`.
+pub struct Sweeper<'r, R> {
+    run: &'r Run,
+    as_of: Timestamp,
+    batch_size: Option<u32>,
+    limit: i64,
+    dry_run: bool,
+    pages: Option<u32>,
+    pages_left: u32,
+    steps: BTreeMap<String, Reached>,
+    report: R,
+    /// No page begins any more: time is up, or the lease is lost.
+    stopped: bool,
+    failure: Option<Failure>,
+}
+
+/// One page of a step: a transaction, and what its rule may depend on.
+pub struct Page<'r, R> {
+    /// The transaction.
+    pub tx: Tx<'r>,
+    /// "Now".
+    pub as_of: Timestamp,
+    /// The most rows to take.
+    pub limit: i64,
+    /// Where the page begins.
+    pub after: Position,
+    /// What the sweep has done so far.
+    pub report: R,
+}
+
+/// What a page took. Fewer rows than it may have are the end of its step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Rows that were looked at and are behind us.
+    pub found: i64,
+    /// Rows that were treated.
+    pub gone: i64,
+    /// The last row that was found: its time …
+    pub at: Timestamp,
+    /// … and its id.
+    pub id: String,
+}
+
+/// Deletes one page of dead rows, oldest first: `delete_page!(page, table, time, id, rule)`, all SQL, with `$1` = `as_of`.
+///
+/// An index on the time and the id, best partial by what is constant in the rule, keeps a page from looking at the living.
+#[macro_export]
+macro_rules! delete_page {
+    ($page:expr, $table:tt, $at:tt, $id:tt, $rule:tt) => {{
+        let page = &mut *$page;
+        sqlx::query_as!(
+            $crate::Swept,
+            "WITH sweep AS (
+                 SELECT $1::timestamptz AS as_of
+             ), dead AS MATERIALIZED (
+                 SELECT ctid, " + $at + " AS at, " + $id + " AS id FROM " + $table + "
+                 WHERE (" + $rule + ") AND (" + $at + ", " + $id + ") > ($2, $3)
+                 ORDER BY " + $at + ", " + $id + " LIMIT $4 FOR UPDATE SKIP LOCKED
+             ), gone AS (
+                 DELETE FROM " + $table + " WHERE ctid = ANY (ARRAY(SELECT ctid FROM dead)) AND (" + $rule + ") RETURNING 1
+             )
+             SELECT count(*) OVER () AS \"found!\", (SELECT count(*) FROM gone) AS \"gone!\", at AS \"at!\", id AS \"id!\"
+             FROM dead ORDER BY at DESC, id DESC LIMIT 1",
+            page.as_of,
+            page.after.at,
+            page.after.id,
+            page.limit,
+        )
+        .fetch_optional(&mut *page.tx)
+        .await
+        .map(Option::unwrap_or_default)
+    }};
+}
+
+impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<'r, R> {
+    /// Begins a sweep, or goes on where an earlier attempt or run has got to. `batch_size` is what the message leaves open.
+    pub async fn begin(run: &'r Run, message: Sweep, batch_size: u32) -> Result<Self, Failure> {
+        let (now, progress) = load(run).await?;
+        let progress = progress.unwrap_or_else(|| Progress {
+            as_of: message.as_of.unwrap_or(now),
+            cursor: message.cursor.unwrap_or_default(),
+        });
+        Ok(Self {
+            run,
+            as_of: progress.as_of,
+            batch_size: message.batch_size,
+            limit: message.batch_size.unwrap_or(batch_size).into(),
+            dry_run: message.dry_run,
+            pages: message.pages,
+            pages_left: message.pages.unwrap_or(u32::MAX),
+            report: report(progress.cursor.report)?,
+            steps: progress.cursor.steps,
+            stopped: false,
+            failure: None,
+        })
+    }
+
+    /// "Now" for every rule of the sweep.
+    pub fn as_of(&self) -> Timestamp {
+        self.as_of
+    }
+
+    /// Whether nothing is to be changed; effects outside the database must ask.
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    /// What the sweep has done so far. What is added here after a page is saved with the next one, or at the end.
+    pub fn report(&mut self) -> &mut R {
+        &mut self.report
+    }
+
+    /// Does a step: pages until one is short, or until it is time to stop. Its name is its place in the cursor: keep it.
+    pub async fn step(&mut self, name: &str, work: impl AsyncFn(&mut Page<'_, R>) -> Result<Swept, Error>) {
+        let work = async |page: &mut Page<'_, R>| Ok((work(page).await?, ()));
+        while self.try_page(name, BEGIN_LOOSE, &work).await.is_some() {}
+    }
+
+    /// Does one page of a step and gives what it leaves to be done after its commit; `None` when the step is over, or must stop.
+    pub async fn page<T>(
+        &mut self,
+        name: &str,
+        work: impl AsyncFn(&mut Page<'_, R>) -> Result<(Swept, T), Error>,
+    ) -> Option<T> {
+        self.try_page(name, BEGIN, &work).await
+    }
+
+    /// Ends the run: with the report, with a message that asks for the rest, or with the first step's failure.
+    pub fn finish(self) -> Outcome {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        if self.stopped {
+            return continued(Sweep {
+                as_of: Some(self.as_of),
+                batch_size: self.batch_size,
+                pages: self.pages,
+                dry_run: self.dry_run,
+                cursor: Some(cursor(self.steps, &self.report)),
+            });
+        }
+        done(Report {
+            as_of: self.as_of,
+            dry_run: self.dry_run,
+            report: self.report,
+        })
+    }
+
+    /// A page that failed, but may work, is tried once more.
+    async fn try_page<T>(
+        &mut self,
+        name: &str,
+        begin: &'static str,
+        work: &impl AsyncFn(&mut Page<'_, R>) -> Result<(Swept, T), Error>,
+    ) -> Option<T> {
+        for is_last in [false, true] {
+            let after = self.next(name)?;
+            let error = match self.do_page(name, after, begin, work).await {
+                Ok(left) => return Some(left),
+                Err(error) => error,
+            };
+            let again = error.kind == Kind::Transient && !is_last;
+            if again {
+                tracing::warn!(step = name, error = error.chain(), "a page is tried again");
+                tokio::time::sleep(PAUSE).await;
+            } else {
+                self.failure.get_or_insert(error.into());
+            }
+            // Whether the page was committed, only the ledger knows; without it no step can go on.
+            if let Err(error) = self.reload().await {
+                self.failure.get_or_insert(error.into());
+                self.stopped = true;
+            }
+            if !again {
+                break;
+            }
+        }
+        None
+    }
+
+    /// Where the next page of a step begins.
+    fn next(&mut self, name: &str) -> Option<Position> {
+        let after = match self.steps.get(name) {
+            Some(Reached::Done) => return None,
+            Some(Reached::After(position)) => position.clone(),
+            None => Position::start(),
+        };
+        self.stopped |= self.pages_left == 0 || self.run.must_stop();
+        self.pages_left = self.pages_left.saturating_sub(1);
+        (!self.stopped).then_some(after)
+    }
+
+    async fn do_page<T>(
+        &mut self,
+        name: &str,
+        after: Position,
+        begin: &'static str,
+        work: &impl AsyncFn(&mut Page<'_, R>) -> Result<(Swept, T), Error>,
+    ) -> Result<T, Error> {
+        let mut page = Page {
+            tx: self.run.begin_with(begin).await?,
+            as_of: self.as_of,
+            limit: self.limit,
+            after,
+            report: self.report.clone(),
+        };
+        let (swept, left) = work(&mut page).await?;
+        let mut steps = self.steps.clone();
+        let reached = match swept.found < self.limit {
+            true => Reached::Done,
+            false => Reached::After(Position {
+                at: swept.at,
+                id: swept.id,
+            }),
+        };
+        steps.insert(name.to_owned(), reached);
+        // Of a page that found nothing nothing need be remembered.
+        let progress = (swept.found > 0 || page.report != self.report).then(|| Progress {
+            as_of: self.as_of,
+            cursor: cursor(steps.clone(), &page.report),
+        });
+        let progress = progress.and_then(|progress| serde_json::to_value(progress).ok());
+        close(self.run, page.tx, self.dry_run, progress).await?;
+        (self.steps, self.report) = (steps, page.report);
+        Ok(left)
+    }
+
+    async fn reload(&mut self) -> Result<(), Error> {
+        if let (_, Some(progress)) = load(self.run).await? {
+            self.steps = progress.cursor.steps;
+            self.report = report(progress.cursor.report)?;
+        }
+        Ok(())
+    }
+}
+
+/// What `job_runs.progress` is of a sweep.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Progress {
+    as_of: Timestamp,
+    #[serde(flatten)]
+    cursor: Cursor,
+}
+
+/// What a sweep leaves in the ledger.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<R> {
+    as_of: Timestamp,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+    #[serde(flatten)]
+    report: R,
+}
+
+fn cursor(steps: BTreeMap<String, Reached>, report: &impl Serialize) -> Cursor {
+    Cursor {
+        steps,
+        report: serde_json::to_value(report).unwrap_or_default(),
+    }
+}
+
+fn report<R: Default + DeserializeOwned>(report: Value) -> Result<R, Error> {
+    match report {
+        Value::Null => Ok(R::default()),
+        report => serde_json::from_value(report)
+            .map_err(|error| Error::permanent("the cursor has no report of this job").caused_by(error)),
+    }
+}
+
+/// The database's clock, and how far an earlier attempt of the run has come.
+fn load(run: &Run) -> LocalBoxFuture<'_, Result<(Timestamp, Option<Progress>), Error>> {
+    async {
+        let row = sqlx::query!(
+            r#"SELECT clock_timestamp() AS "now!", progress AS "progress: Json<Progress>"
+               FROM job_runs WHERE job = $1 AND run_key = $2 AND lease_token = $3"#,
+            run.spec.name(),
+            run.run_key,
+            &*run.token,
+        )
+        .fetch_optional(run.context.database().pool())
+        .await?
+        .ok_or_else(lost)?;
+        Ok((row.now, row.progress.map(|progress| progress.0)))
+    }
+    .boxed_local()
+}
+
+/// Ends a page: all of it counts, or nothing.
+fn close<'a>(
+    run: &'a Run,
+    mut tx: Tx<'a>,
+    dry_run: bool,
+    progress: Option<Value>,
+) -> LocalBoxFuture<'a, Result<(), Error>> {
+    async move {
+        if dry_run {
+            tx.rollback().await?;
+            return save(run, run.context.database().pool(), progress).await;
+        }
+        save(run, &mut *tx, progress).await?;
+        if tx.has_messages() {
+            sqlx::query("SET LOCAL synchronous_commit = on")
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await
+    }
+    .boxed_local()
+}
+
+async fn save(run: &Run, executor: impl PgExecutor<'_>, progress: Option<Value>) -> Result<(), Error> {
+    let Some(progress) = progress else { return Ok(()) };
+    let saved = sqlx::query!(
+        "UPDATE job_runs SET progress = $4 WHERE job = $1 AND run_key = $2 AND lease_token = $3",
+        run.spec.name(),
+        run.run_key,
+        &*run.token,
+        progress,
+    )
+    .execute(executor)
+    .await?;
+    if saved.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(lost())
+    }
+}
+
+fn lost() -> Error {
+    Error::transient("the lease was lost to another attempt")
+}
