@@ -46,6 +46,7 @@ pub struct World {
     environment: Mutex<BTreeMap<String, String>>,
     instances: Mutex<HashMap<String, usize>>,
     jobs: Mutex<HashMap<String, Job>>,
+    still: Mutex<Vec<String>>,
     /// Its database, migrated and empty.
     pub db: PgPool,
     /// Its SES.
@@ -80,12 +81,13 @@ impl World {
         let mailbox = Mailbox::start().await.expect("a port for the mailbox");
         let queue = Queue::start(Clock::Virtual).await.expect("a port for the queue");
         let environment = Mutex::new(environment());
-        let (functions, instances, jobs) = Default::default();
+        let (functions, instances, jobs, still) = Default::default();
         Self {
             functions,
             environment,
             instances,
             jobs,
+            still,
             db,
             mailbox,
             queue,
@@ -112,6 +114,11 @@ impl World {
     /// Adds a job that the catalog does not have, or changes one that it has; before its function starts.
     pub fn define(&self, name: &str, job: Job) {
         lock(&self.jobs).insert(name.to_owned(), job);
+    }
+
+    /// Leaves a `table.column` alone when time [passes](Self::advance): it is a place in the calendar, and other rows know it by that.
+    pub fn hold(&self, column: &str) {
+        lock(&self.still).push(column.to_owned());
     }
 
     /// The job's function, started when it is not up yet.
@@ -246,7 +253,8 @@ impl World {
     pub async fn advance(&self, by: Duration) {
         self.queue.advance(by);
         if by > Duration::ZERO {
-            ageing::age(&self.db, by)
+            let still = lock(&self.still).clone();
+            ageing::age(&self.db, by, &still)
                 .await
                 .unwrap_or_else(|error| panic!("the database did not age: {error}"));
         }

@@ -11,8 +11,9 @@ use sqlx::{PgConnection, PgPool};
 /// years and days are not all of one length.
 const FAR: Duration = Duration::from_secs(1_000 * 365 * 24 * 3600);
 
-/// Moves every `timestamptz` of every table back. Triggers and foreign keys keep silent, where we may tell them to.
-pub(super) async fn age(db: &PgPool, by: Duration) -> sqlx::Result<()> {
+/// Moves every `timestamptz` of every table back, but for `still` (`table.column`). Triggers and foreign keys keep silent, where we
+/// may tell them to.
+pub(super) async fn age(db: &PgPool, by: Duration, still: &[String]) -> sqlx::Result<()> {
     let mut tx = db.begin().await?;
     sqlx::query(
         "SELECT set_config('session_replication_role', 'replica', true)
@@ -30,8 +31,10 @@ pub(super) async fn age(db: &PgPool, by: Duration) -> sqlx::Result<()> {
            AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
            AND c.relname <> '_sqlx_migrations'
            AND a.atttypid = 'timestamptz'::regtype AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+           AND concat_ws('.', c.relname, a.attname) <> ALL($1)
          GROUP BY c.oid",
     )
+    .bind(still)
     .fetch_all(&mut *tx)
     .await?;
     for (update, unique) in updates {

@@ -228,6 +228,9 @@ fn roll_ups_are_those_of_the_distinct_events_whatever_came_when_and_ran_when() {
     let outcome = TestRunner::new(config).run(&prop::collection::vec(step(), 1..8), |steps| {
         runtime.block_on(async {
             let world = World::new("property").await;
+            // An hour that was aged by a minute would be no hour any more.
+            world.hold("events.occurred_at");
+            world.hold("hourly_metrics.hour");
             world.execute(COMPLETE_BEFORE, &[&first_monday().to_string()]).await;
             run(&world, &steps).await;
 
