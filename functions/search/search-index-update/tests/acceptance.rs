@@ -303,13 +303,17 @@ async fn a_batch_of_a_hundred_over_all_tables_is_seven_statements_and_right_what
 
         // The follow-up was sent, or a crash left it to the relay; after some crashes twice. A licence whose message was in the batch is
         // asked for only when the batch had to be handled message by message.
-        let mut asked: Vec<String> = sqlx::query_scalar("SELECT body FROM outbox").fetch_all(&world.db).await.unwrap();
-        asked.extend(world.queued(BULK).into_iter().map(|message| message.body));
-        asked.sort_unstable();
+        let mut follow_ups: Vec<String> = sqlx::query_scalar("SELECT body FROM outbox").fetch_all(&world.db).await.unwrap();
+        follow_ups.extend(world.queued(BULK).into_iter().map(|message| message.body));
+        let mut asked: Vec<Value> = Vec::new();
+        for body in follow_ups {
+            let follow_up: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(follow_up["entityType"], "license");
+            asked.extend(follow_up["entityIds"].as_array().unwrap().iter().cloned());
+        }
+        asked.retain(|id| id != "l1");
         asked.dedup();
-        let follow_up = |id: &str| format!(r#"{{"entityType":"license","entityIds":["{id}"]}}"#);
-        asked.retain(|body| *body != follow_up("l1"));
-        assert_eq!(asked, [follow_up("l29")]);
+        assert_eq!(asked, [Value::from("l29")]);
         assert_eq!(wrong(world).await, 1);
         let runs: BTreeMap<String, i64> = sqlx::query_as("SELECT status, count(*) FROM job_runs WHERE job = $1 GROUP BY 1")
             .bind(JOB).fetch_all(&world.db).await.unwrap().into_iter().collect();
