@@ -43,7 +43,6 @@ pub(super) struct SecurityAlert {
     window_end: Date,
     alerts: Vec<Suspicion>,
     /// Alerts that are not listed.
-    #[serde(default)]
     more_count: u64,
 }
 
