@@ -4,6 +4,7 @@
 //! with one fault at one of them. What it asserts at its end must hold every time: no effect twice, none missing.
 //! A failure prints one line that repeats just that case.
 
+use std::collections::{BTreeSet, HashMap};
 use std::env;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -45,10 +46,17 @@ pub struct Point {
 pub struct Call {
     /// When.
     pub point: Point,
-    /// The first words of the SQL, the SQS operation, or the HTTP method and path.
+    /// The SQL in one line, the SQS operation, or the HTTP method and path.
     pub what: String,
     /// It can change something: not a mere preparation, nor a GET.
     pub effect: bool,
+}
+
+impl Call {
+    /// As much of it as one reads in a list.
+    fn title(&self) -> String {
+        self.what.chars().take(60).collect()
+    }
 }
 
 /// What can happen at a call.
@@ -88,23 +96,40 @@ pub struct Report {
     pub missed: Vec<Case>,
 }
 
-/// Every case that makes sense for these calls.
+/// Every case that makes sense for these calls. Of calls that come again and again after the same call, as those of page after page do,
+/// the first and the last stand for all. A preparation changes nothing, and a connection that breaks at it breaks before the statement.
 pub fn matrix(calls: &[Call]) -> Vec<Case> {
     let at = |call: &Call| {
         // Before or after makes no difference to what changes nothing.
         let faults = match (call.effect, call.point.service) {
             (true, _) => ALL,
-            (false, Service::Postgres) => &[Fault::TimeoutBefore],
+            (false, Service::Postgres) => &[],
             (false, _) => &[Fault::Error, Fault::TimeoutBefore],
         };
         let point = call.point;
         faults.iter().map(move |fault| Case::At(point, *fault))
     };
-    calls
-        .iter()
+    telling(calls)
+        .into_iter()
         .flat_map(at)
         .chain([Case::Duplicated, Case::Reordered])
         .collect()
+}
+
+/// The first and the last of each pair of neighbours among the calls of one service.
+fn telling(calls: &[Call]) -> Vec<&Call> {
+    let mut before: HashMap<Service, &str> = HashMap::new();
+    let mut pairs: HashMap<(Service, Option<&str>, &str), (usize, usize)> = HashMap::new();
+    for (place, call) in calls.iter().enumerate() {
+        let service = call.point.service;
+        if !call.effect && service == Service::Postgres {
+            continue;
+        }
+        let pair = (service, before.insert(service, &call.what), &*call.what);
+        pairs.entry(pair).or_insert((place, place)).1 = place;
+    }
+    let places: BTreeSet<usize> = pairs.into_values().flat_map(|(first, last)| [first, last]).collect();
+    places.into_iter().filter_map(|place| calls.get(place)).collect()
 }
 
 const ALL: &[Fault] = &[
@@ -139,6 +164,7 @@ pub async fn everywhere(name: &str, scenario: impl AsyncFn(&World)) -> Report {
     drop(world);
     let calls = wire.calls();
     let cases = matrix(&calls);
+    eprintln!("{name}: {} cases for {} calls", cases.len(), calls.len());
     let attempt = |case| {
         let scenario = &scenario;
         async move { (case, AssertUnwindSafe(run(name, case, scenario)).catch_unwind().await) }
@@ -199,8 +225,8 @@ fn describe(case: Case, calls: &[Call]) -> String {
         Case::At(point, _) => calls
             .iter()
             .find(|call| call.point == point)
-            .map_or("", |call| &call.what),
-        Case::Duplicated | Case::Reordered => "",
+            .map_or(String::new(), Call::title),
+        Case::Duplicated | Case::Reordered => String::new(),
     };
     format!("  JOBS_FAULT='{case}' JOBS_SEED={}  {what}", crate::seed())
 }
@@ -279,13 +305,32 @@ fn meaning<T: Copy>(words: &[(&str, T)], word: &str) -> Result<T> {
 mod tests {
     use super::*;
 
+    fn call(service: Service, number: usize, what: &str) -> Call {
+        Call {
+            point: Point { service, number },
+            what: what.to_owned(),
+            effect: true,
+        }
+    }
+
+    #[test]
+    fn the_first_and_the_last_page_stand_for_all() {
+        let page = ["BEGIN", "DELETE", "COMMIT"];
+        let words = ["CLAIM"]
+            .into_iter()
+            .chain([page; 5].into_iter().flatten())
+            .chain(["FINISH"]);
+        let calls: Vec<_> = (1..)
+            .zip(words)
+            .map(|(number, what)| call(Service::Postgres, number, what))
+            .collect();
+        let numbers: Vec<_> = telling(&calls).iter().map(|call| call.point.number).collect();
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 14, 15, 16, 17]);
+    }
+
     #[test]
     fn a_case_reads_back_as_it_was_written() {
-        let calls = [Service::Postgres, Service::Ses, Service::Sqs].map(|service| Call {
-            point: Point { service, number: 3 },
-            what: String::new(),
-            effect: true,
-        });
+        let calls = [Service::Postgres, Service::Ses, Service::Sqs].map(|service| call(service, 3, ""));
         let cases = matrix(&calls);
         assert_eq!(cases.len(), 3 * 5 + 2);
         for case in cases {

@@ -11,7 +11,6 @@ use super::{End, Route, carry};
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
 const CANCEL_REQUEST: u32 = 80_877_102;
-const LONGEST_NAME: usize = 60;
 
 /// Run in place of the call: the server itself must know that the transaction has failed.
 const SERIALIZATION_FAILURE: &str =
@@ -204,9 +203,8 @@ fn split_text(bytes: &[u8]) -> (&[u8], &[u8]) {
     (&bytes[..end], bytes.get(end + 1..).unwrap_or_default())
 }
 
-/// The first words of a statement.
+/// A statement in one line.
 fn name(sql: &[u8]) -> String {
     let sql = String::from_utf8_lossy(split_text(sql).0);
-    let words = sql.split_whitespace().collect::<Vec<_>>().join(" ");
-    words.chars().take(LONGEST_NAME).collect()
+    sql.split_whitespace().collect::<Vec<_>>().join(" ")
 }
