@@ -48,11 +48,27 @@ pub struct Call {
     pub point: Point,
     /// The SQL in one line, the SQS operation, or the HTTP method and path.
     pub what: String,
-    /// It can change something: not a mere preparation, nor a GET.
-    pub effect: bool,
+    /// What it changes.
+    pub effect: Effect,
+}
+
+/// What a call changes once it is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing: a preparation, or a GET.
+    None,
+    /// Something that is rolled back unless a COMMIT follows.
+    Pending,
+    /// Something for good.
+    Lasting,
 }
 
 impl Call {
+    /// Whether it is more than a preparation or a question.
+    pub fn has_effect(&self) -> bool {
+        self.effect != Effect::None
+    }
+
     /// As much of it as one reads in a list.
     fn title(&self) -> String {
         self.what.chars().take(60).collect()
@@ -100,11 +116,12 @@ pub struct Report {
 /// the first and the last stand for all. A preparation changes nothing, and a connection that breaks at it breaks before the statement.
 pub fn matrix(calls: &[Call]) -> Vec<Case> {
     let at = |call: &Call| {
-        // Before or after makes no difference to what changes nothing.
+        // Before or after makes no difference to what changes nothing, or is rolled back.
         let faults = match (call.effect, call.point.service) {
-            (true, _) => ALL,
-            (false, Service::Postgres) => &[],
-            (false, _) => &[Fault::Error, Fault::TimeoutBefore],
+            (Effect::Lasting, _) => ALL,
+            (Effect::Pending, _) => &[Fault::KillBefore, Fault::Error, Fault::TimeoutBefore],
+            (Effect::None, Service::Postgres) => &[],
+            (Effect::None, _) => &[Fault::Error, Fault::TimeoutBefore],
         };
         let point = call.point;
         faults.iter().map(move |fault| Case::At(point, *fault))
@@ -122,7 +139,7 @@ fn telling(calls: &[Call]) -> Vec<&Call> {
     let mut pairs: HashMap<(Service, Option<&str>, &str), (usize, usize)> = HashMap::new();
     for (place, call) in calls.iter().enumerate() {
         let service = call.point.service;
-        if !call.effect && service == Service::Postgres {
+        if !call.has_effect() && service == Service::Postgres {
             continue;
         }
         let pair = (service, before.insert(service, &call.what), &*call.what);
@@ -309,7 +326,7 @@ mod tests {
         Call {
             point: Point { service, number },
             what: what.to_owned(),
-            effect: true,
+            effect: Effect::Lasting,
         }
     }
 

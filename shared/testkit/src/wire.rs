@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::faults::{Call, Fault, Point, Service};
+use crate::faults::{Call, Effect, Fault, Point, Service};
 use crate::http::Background;
 use crate::lambda::Lambda;
 
@@ -50,7 +50,7 @@ impl Wire {
         self.state().struck
     }
 
-    fn note(&self, service: Service, what: String, effect: bool) -> Option<Fault> {
+    fn note(&self, service: Service, what: String, effect: Effect) -> Option<Fault> {
         let mut state = self.state();
         let number = 1 + state.calls.iter().filter(|call| call.point.service == service).count();
         let point = Point { service, number };
@@ -161,7 +161,7 @@ impl Route {
         }
     }
 
-    fn note(&self, what: String, effect: bool) -> Option<Fault> {
+    fn note(&self, what: String, effect: Effect) -> Option<Fault> {
         self.victim.get()?;
         self.wire.note(self.service, what, effect)
     }

@@ -325,7 +325,7 @@ async fn a_batch_of_a_hundred_over_all_tables_is_seven_statements_and_right_what
     let statements: Vec<_> = report
         .calls
         .iter()
-        .filter(|call| call.point.service == Service::Postgres && call.effect)
+        .filter(|call| call.point.service == Service::Postgres && call.has_effect())
         .collect();
     assert!(statements.len() <= 7, "{statements:#?}");
 }

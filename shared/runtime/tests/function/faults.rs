@@ -46,7 +46,7 @@ async fn ten_messages_cost_two_statements_and_each_is_done_once_whatever_fails()
     let statements: Vec<_> = report
         .calls
         .iter()
-        .filter(|call| call.point.service == Service::Postgres && call.effect)
+        .filter(|call| call.point.service == Service::Postgres && call.has_effect())
         .collect();
     assert!(report.cases == 1 || statements.len() == 2, "{statements:?}");
 }

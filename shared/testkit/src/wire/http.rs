@@ -5,6 +5,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::{End, Route, carry};
+use crate::faults::Effect;
 use crate::http::{Answer, Request, read_response};
 
 pub(super) async fn relay(route: &Route, mut client: End, mut server: End) -> io::Result<()> {
@@ -13,7 +14,10 @@ pub(super) async fn relay(route: &Route, mut client: End, mut server: End) -> io
             Some(target) => target.to_owned(),
             None => format!("{} {}", request.method(), request.target()),
         };
-        let effect = request.method() != "GET";
+        let effect = match request.method() {
+            "GET" => Effect::None,
+            _ => Effect::Lasting,
+        };
         let fault = route.note(what, effect);
         let exchange = async |server: &mut End| {
             server.send(&request.raw).await?;

@@ -7,6 +7,7 @@ use std::io;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{End, Route, carry};
+use crate::faults::Effect;
 
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
@@ -21,6 +22,7 @@ pub(super) async fn relay(route: &Route, mut client: End, mut server: End) -> io
         return Ok(());
     }
     let mut statements = HashMap::new();
+    let mut in_transaction = false;
     loop {
         while let Some(call) = Call::take(&mut client.received, &mut statements) {
             if !call.has_reply {
@@ -28,14 +30,23 @@ pub(super) async fn relay(route: &Route, mut client: End, mut server: End) -> io
                 continue;
             }
             // A lone Sync only asks whether the connection lives.
+            let effect = match (call.effect, &*call.what) {
+                (false, _) => Effect::None,
+                (true, "COMMIT") => Effect::Lasting,
+                (true, "BEGIN") => Effect::Pending,
+                (true, _) if in_transaction => Effect::Pending,
+                (true, _) => Effect::Lasting,
+            };
             let fault = if call.what.is_empty() {
                 None
             } else {
-                route.note(call.what, call.effect)
+                route.note(call.what, effect)
             };
             let exchange = async |ends: &mut (&mut End, &mut End)| exchange(ends.0, ends.1, &call.bytes).await;
             let refuse = async |ends: &mut (&mut End, &mut End)| exchange_query(ends.0, ends.1).await;
             let reply = carry(route, fault, &mut (&mut client, &mut server), exchange, refuse).await?;
+            // The last byte of `ReadyForQuery`.
+            in_transaction = reply.last().is_some_and(|status| *status != b'I');
             client.send(&reply).await?;
         }
         tokio::select! {

@@ -62,7 +62,7 @@ async fn a_batch_of_everything_has_its_effects_once_whatever_fails_and_costs_few
     let statements: Vec<_> = report
         .calls
         .iter()
-        .filter(|call| call.effect)
+        .filter(|call| call.has_effect())
         .map(|call| &call.what)
         .collect();
     assert!(statements.len() <= 18, "{statements:#?}");
