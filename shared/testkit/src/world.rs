@@ -219,6 +219,25 @@ impl World {
         self.drain(job).await
     }
 
+    /// Delivers what is no message of the job. Each must die, of a reason that contains these words.
+    ///
+    /// # Panics
+    ///
+    /// When one does not.
+    pub async fn refuses(&self, job: &str, bad: &[(Value, &str)]) {
+        self.deliver(job, bad.iter().map(|(message, _)| message.clone())).await;
+        let dead = self.dead_letters(job);
+        assert_eq!(dead.len(), bad.len(), "{dead:?}");
+        for (message, reason) in bad {
+            let body = message.to_string();
+            let mut letters = dead.iter().filter(|letter| letter.body == body);
+            assert!(
+                letters.any(|letter| letter.attributes["reason"].contains(reason)),
+                "{body} is not dead because of {reason}: {dead:?}"
+            );
+        }
+    }
+
     /// Lets the job work until its queue is empty. Whenever everything left is hidden, time [jumps](Self::advance)
     /// to the next message that is due.
     pub async fn drain(&self, job: &str) -> Drained {

@@ -20,7 +20,7 @@ async fn three_views_of_which_one_is_a_duplicate_and_a_download_make_one_row_how
         "date": day, "project_id": null, "ip_asset_id": "ast_1", "license_id": null, "views": 2, "clicks": 1, "conversions": 0,
         "revenue_cents": 500, "unique_visitors": 2, "engagement_time": 0
     });
-    assert_eq!(days(&world).await, [expected.clone()]);
+    assert_eq!(days(&world).await, std::slice::from_ref(&expected));
     let before = world.rows("SELECT * FROM daily_metrics").await;
     daily(&world, day).await;
     assert_eq!(
@@ -226,11 +226,5 @@ async fn what_is_no_message_is_dead_with_the_reason() {
             "come together",
         ),
     ];
-    world.deliver(JOB, bad.iter().map(|(message, _)| message.clone())).await;
-    let dead = world.dead_letters(JOB);
-    assert_eq!(dead.len(), bad.len());
-    for (message, reason) in &bad {
-        let letter = dead.iter().find(|letter| letter.body == message.to_string()).unwrap();
-        assert!(letter.attributes["reason"].contains(reason), "{:?}", letter.attributes);
-    }
+    world.refuses(JOB, &bad).await;
 }

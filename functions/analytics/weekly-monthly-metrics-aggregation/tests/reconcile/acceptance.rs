@@ -241,11 +241,5 @@ async fn what_is_no_range_is_dead_with_the_reason() {
             "unknown variant `hourly`",
         ),
     ];
-    world.deliver(JOB, bad.iter().map(|(message, _)| message.clone())).await;
-    let dead = world.dead_letters(JOB);
-    assert_eq!(dead.len(), bad.len());
-    for (message, reason) in &bad {
-        let letter = dead.iter().find(|letter| letter.body == message.to_string()).unwrap();
-        assert!(letter.attributes["reason"].contains(reason), "{:?}", letter.attributes);
-    }
+    world.refuses(JOB, &bad).await;
 }
