@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat};
 use serde_json::Value;
-use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, PgPool};
 
 /// Far enough that rows on their way meet no row that has arrived, or has yet to leave. In microseconds, because
 /// years and days are not all of one length.
 const FAR: Duration = Duration::from_secs(1_000 * 365 * 24 * 3600);
 
-/// Moves every `timestamptz` of every table back, but for `still` (`table.column`). Triggers and foreign keys keep silent, where we
-/// may tell them to.
+/// Moves every `timestamptz` of every table that has rows back, but for `still` (`table.column`). Triggers and foreign keys keep silent,
+/// where we may tell them to.
 pub(super) async fn age(db: &PgPool, by: Duration, still: &[String]) -> sqlx::Result<()> {
     let mut tx = db.begin().await?;
     sqlx::query(
@@ -21,43 +20,49 @@ pub(super) async fn age(db: &PgPool, by: Duration, still: &[String]) -> sqlx::Re
     )
     .execute(&mut *tx)
     .await?;
+    sqlx::query("SELECT set_config('ageing.still', $1, true)")
+        .bind(still.join(","))
+        .execute(&mut *tx)
+        .await?;
     // A unique time would meet the row before it half-way: such tables make a detour.
-    let updates: Vec<(String, bool)> = sqlx::query_as(
-        "SELECT format('UPDATE %s SET %s', c.oid::regclass, string_agg(format('%1$I = %1$I + $1', a.attname), ', ')),
-                EXISTS (SELECT FROM pg_index i
-                        WHERE i.indrelid = c.oid AND i.indisunique AND i.indkey::int2[] && array_agg(a.attnum))
-         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-         WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
-           AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-           AND c.relname <> '_sqlx_migrations'
-           AND a.atttypid = 'timestamptz'::regtype AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-           AND concat_ws('.', c.relname, a.attname) <> ALL($1)
-         GROUP BY c.oid",
-    )
-    .bind(still)
-    .fetch_all(&mut *tx)
-    .await?;
-    for (update, unique) in updates {
-        let steps = if unique {
-            vec![micros(FAR), -micros(FAR) - micros(by)]
-        } else {
-            vec![-micros(by)]
-        };
-        for microseconds in steps {
-            let shift = PgInterval {
-                months: 0,
-                days: 0,
-                microseconds,
-            };
-            sqlx::query(sqlx::AssertSqlSafe(update.clone()))
-                .bind(shift)
-                .execute(&mut *tx)
-                .await?;
-        }
-    }
+    let shift = AGE
+        .replace("{far}", &micros(FAR).to_string())
+        .replace("{by}", &micros(by).to_string());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(shift)).execute(&mut *tx).await?;
     age_progress(&mut tx, by).await?;
     tx.commit().await
 }
+
+const AGE: &str = "
+    DO $$
+    DECLARE
+        far constant interval := {far} * interval '1 microsecond';
+        passed constant interval := {by} * interval '1 microsecond';
+        aged record;
+        has_rows boolean;
+    BEGIN
+        FOR aged IN
+            SELECT c.oid::regclass AS name, string_agg(format('%1$I = %1$I + $1', a.attname), ', ') AS columns,
+                   EXISTS (SELECT FROM pg_index i
+                           WHERE i.indrelid = c.oid AND i.indisunique AND i.indkey::int2[] && array_agg(a.attnum)) AS is_unique
+            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+            WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+              AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+              AND c.relname <> '_sqlx_migrations'
+              AND a.atttypid = 'timestamptz'::regtype AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+              AND concat_ws('.', c.relname, a.attname) <> ALL(string_to_array(current_setting('ageing.still'), ','))
+            GROUP BY c.oid
+        LOOP
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', aged.name) INTO has_rows;
+            CONTINUE WHEN NOT has_rows;
+            IF aged.is_unique THEN
+                EXECUTE format('UPDATE %s SET %s', aged.name, aged.columns) USING far;
+                EXECUTE format('UPDATE %s SET %s', aged.name, aged.columns) USING -far - passed;
+            ELSE
+                EXECUTE format('UPDATE %s SET %s', aged.name, aged.columns) USING -passed;
+            END IF;
+        END LOOP;
+    END $$";
 
 /// How far a run has come may be told in times; they are JSON, and among the past.
 async fn age_progress(connection: &mut PgConnection, by: Duration) -> sqlx::Result<()> {
