@@ -58,7 +58,7 @@ pub(crate) async fn start(workspace: &Workspace, step: Step) -> Result<String> {
     Ok(url)
 }
 
-/// Stops our own servers, that of the tests too; `wipe` removes their data. A server that `DATABASE_URL` named is
+/// Stops our own servers, that of the tests too; `wipe` removes their data, and data in memory always goes. A server that `DATABASE_URL` named is
 /// left alone.
 pub(crate) async fn stop(workspace: &Workspace, step: Step, wipe: bool) -> Result<()> {
     let mut ran = false;
@@ -69,7 +69,7 @@ pub(crate) async fn stop(workspace: &Workspace, step: Step, wipe: bool) -> Resul
         ran |= cluster.running().is_some();
         cluster.stop()?;
         let data = cluster.data();
-        if wipe && data.exists() {
+        if (wipe || cluster.is_in_memory()) && data.exists() {
             fs::remove_dir_all(data).with_context(|| format!("could not remove {}", data.display()))?;
         }
     }

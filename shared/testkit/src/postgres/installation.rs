@@ -97,7 +97,7 @@ impl Installation {
             .bin
             .parent()
             .context("programs stand in a directory of their installation")?;
-        let copy = owner::refuge("programs", root);
+        let copy = owner::refuge("/var/tmp", "programs", root);
         if !copy.exists() {
             // Complete or absent: another process may look at any moment.
             let unfinished = copy.with_extension(std::process::id().to_string());

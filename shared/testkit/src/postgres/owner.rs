@@ -74,11 +74,11 @@ impl Owner {
     }
 }
 
-/// A place that every account can reach, always the same for the same `origin`.
-pub(super) fn refuge(what: &str, origin: &Path) -> PathBuf {
+/// A place below `root` for the files of `origin`, always the same for the same.
+pub(super) fn refuge(root: &str, what: &str, origin: &Path) -> PathBuf {
     let mut hash = DefaultHasher::new();
     origin.hash(&mut hash);
-    PathBuf::from(format!("/var/tmp/jobs-postgres-{what}-{:016x}", hash.finish()))
+    Path::new(root).join(format!("jobs-postgres-{what}-{:016x}", hash.finish()))
 }
 
 pub(super) fn run(command: &mut Command) -> Result<()> {
