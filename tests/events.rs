@@ -30,12 +30,12 @@ struct Case {
 async fn every_event_ends_as_its_file_says() {
     let cases = cases();
     assert!(!cases.is_empty(), "{EVENTS} is empty");
-    let wrong: Vec<String> = stream::iter(&cases)
-        .map(async |case| replay(case).await.err())
+    let results: Vec<_> = stream::iter(&cases)
+        .map(replay)
         .buffer_unordered(AT_ONCE)
-        .filter_map(async |wrong| wrong)
         .collect()
         .await;
+    let wrong: Vec<String> = results.into_iter().filter_map(Result::err).collect();
     assert!(
         wrong.is_empty(),
         "{} of {} events:\n{}",
