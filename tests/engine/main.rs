@@ -10,12 +10,13 @@ use serde_json::json;
 
 const NOTIFICATIONS: usize = 5_000;
 
-/// One user a notification, so that an address tells which mail came. Every tenth user wants a daily digest. SES allows as much as
+/// One user a notification, so that an address tells which mail came. Every tenth user wants a daily digest, in three hours. SES allows as much as
 /// an account that is out of the sandbox gets on asking.
 const DATA: &str = "
     INSERT INTO users (id, email, name, email_verified)
     SELECT 'u' || i, 'user' || i || '@example.test', 'User ' || i, now() FROM generate_series(1, 5000) i;
-    INSERT INTO email_preferences (user_id, digest_frequency) SELECT 'u' || i, 'DAILY' FROM generate_series(1, 5000) i WHERE i % 10 = 0;
+    INSERT INTO email_preferences (user_id, digest_frequency, digest_hour)
+    SELECT 'u' || i, 'DAILY', (extract(hour FROM now() AT TIME ZONE 'UTC') + 3)::int % 24 FROM generate_series(1, 5000) i WHERE i % 10 = 0;
     INSERT INTO notifications (id, user_id, type, title, message, priority)
     SELECT 'n' || i, 'u' || i, 'PROJECT', 'Title ' || i, 'Text ' || i, 'MEDIUM' FROM generate_series(1, 5000) i;
     UPDATE email_sending_state SET max_send_rate = 1000, fetched_at = now() + interval '1 day';";
