@@ -59,6 +59,7 @@ export class Mail extends Construct implements Capability {
       EMAIL_FROM_ADDRESS: mail.fromAddress,
       ...(mail.replyTo && { EMAIL_REPLY_TO: mail.replyTo }),
       EMAIL_POSTAL_ADDRESS: mail.postalAddress,
+      ...(settings.securityEmail && { SECURITY_EMAIL: settings.securityEmail }),
       SES_CONFIGURATION_SET_TRANSACTIONAL: transactional.configurationSetName,
       SES_CONFIGURATION_SET_BULK: bulk.configurationSetName,
       SES_CONFIGURATION_SET_BULK_UNTRACKED: untracked.configurationSetName,

@@ -25,6 +25,8 @@ export interface Settings {
   };
   /** Subscribed to the alarm topic. */
   readonly alarmEmail: string | undefined;
+  /** Who is told of suspicious log-ins, comma-separated; unset, all administrators are. */
+  readonly securityEmail: string | undefined;
 }
 
 /** Reads the settings; says all that is missing at once. */
@@ -59,6 +61,7 @@ export function readSettings(node: Node): Settings {
       postalAddress: ours('emailPostalAddress', 'YES GODDESS, 1 Local Street, Localhost'),
     },
     alarmEmail: optional('alarmEmail'),
+    securityEmail: optional('securityEmail'),
   };
   if (missing.length > 0) throw new Error(`missing context: ${missing.map((key) => `-c ${key}=…`).join(' ')}`);
   return settings;
