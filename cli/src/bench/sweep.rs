@@ -19,7 +19,7 @@ const KEYS: &str = "
     TRUNCATE idempotency_keys;
     INSERT INTO idempotency_keys (key, entity_type, entity_id, processed, response_status, response_body, created_at, expires_at)
     SELECT 'key-' || i, 'order', 'order-' || i, true, 201, '{\"id\": \"order\", \"ok\": true}', now() - interval '1 day',
-           now() + CASE WHEN i % 2 = 0 THEN -1 ELSE 1 END * (interval '1 minute' + i * interval '10 milliseconds')
+           now() + CASE WHEN i % 2 = 0 THEN -1 ELSE 1 END * (interval '1 hour' + i * interval '10 milliseconds')
     FROM generate_series(1, 2000000) i";
 
 /// Failed log-ins of two and a half hours at ten million a day: people who mistype, and three attacks.
