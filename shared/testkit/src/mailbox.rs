@@ -12,6 +12,7 @@ use std::time::Duration;
 pub use mail::Mail;
 pub use script::Answer;
 use script::Script;
+use tokio::sync::watch;
 
 use crate::http::Background;
 
@@ -32,7 +33,7 @@ struct State {
     account: Account,
     keep: bool,
     mails: Vec<Mail>,
-    accepted: usize,
+    accepted: watch::Sender<usize>,
     calls: usize,
     /// By value of the message tags `dedupe` and `email_id`.
     tagged: HashMap<Box<str>, u32>,
@@ -79,7 +80,7 @@ impl Mailbox {
             account: Account::default(),
             keep: true,
             mails: Vec::new(),
-            accepted: 0,
+            accepted: watch::Sender::new(0),
             calls: 0,
             tagged: HashMap::new(),
         };
@@ -160,7 +161,14 @@ impl Mailbox {
 
     /// How many were accepted; also with [`count_only`](Self::count_only).
     pub fn accepted(&self) -> usize {
-        self.state().accepted
+        *self.state().accepted.borrow()
+    }
+
+    /// Waits until so many were accepted.
+    pub async fn reaches(&self, accepted: usize) {
+        let mut count = self.state().accepted.subscribe();
+        // The sender is ours: it does not go while we wait.
+        let _ = count.wait_for(|count| *count >= accepted).await;
     }
 
     /// How many sends arrived, whatever their answer.

@@ -52,14 +52,17 @@ impl State {
         if let Some(wrong) = envelope.wrong() {
             return bad_request(&wrong);
         }
-        let id = format!("{:016x}-00000000-0000-4000-8000-000000000000-000000", self.accepted + 1);
+        let id = format!(
+            "{:016x}-00000000-0000-4000-8000-000000000000-000000",
+            *self.accepted.borrow() + 1
+        );
         if self.keep {
             match envelope.keep(id.clone(), body) {
                 Ok(mail) => self.mails.push(mail),
                 Err(error) => return bad_request(&error.to_string()),
             }
         }
-        self.accepted += 1;
+        self.accepted.send_modify(|count| *count += 1);
         if let Some(key) = envelope.tag("dedupe").or_else(|| envelope.tag("email_id")) {
             *self.tagged.entry(key.into()).or_default() += 1;
         }
@@ -75,7 +78,7 @@ impl State {
             "SendQuota": {
                 "Max24HourSend": account.max_24_hour_send,
                 "MaxSendRate": account.max_send_rate,
-                "SentLast24Hours": account.sent_last_24_hours + self.accepted as f64,
+                "SentLast24Hours": account.sent_last_24_hours + *self.accepted.borrow() as f64,
             },
         });
         http::Answer::json("200 OK", body.to_string())

@@ -48,9 +48,7 @@ async fn a_killed_run_mails_nobody_twice_and_forgets_nobody() {
     let function = world.function(JOB).await;
 
     let killing = async {
-        while world.mailbox.accepted() < 230 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        world.mailbox.reaches(230).await;
         function.kill().await;
     };
     futures::future::join(world.deliver(JOB, [json!({ "frequency": "DAILY" })]), killing).await;
