@@ -114,10 +114,12 @@ pub struct Report {
 
 /// Every case that makes sense for these calls. Of calls that come again and again after the same call, as those of page after page do,
 /// the first and the last stand for all. A preparation changes nothing, and a connection that breaks at it breaks before the statement.
-pub fn matrix(calls: &[Call]) -> Vec<Case> {
+/// With `JOBS_FAULT=every` none is left out.
+pub fn matrix(calls: &[Call], every: bool) -> Vec<Case> {
     let at = |call: &Call| {
         // Before or after makes no difference to what changes nothing, or is rolled back.
         let faults = match (call.effect, call.point.service) {
+            _ if every => ALL,
             (Effect::Lasting, _) => ALL,
             (Effect::Pending, _) => &[Fault::KillBefore, Fault::Error, Fault::TimeoutBefore],
             (Effect::None, Service::Postgres) => &[],
@@ -126,7 +128,8 @@ pub fn matrix(calls: &[Call]) -> Vec<Case> {
         let point = call.point;
         faults.iter().map(move |fault| Case::At(point, *fault))
     };
-    telling(calls)
+    let tried = if every { calls.iter().collect() } else { telling(calls) };
+    tried
         .into_iter()
         .flat_map(at)
         .chain([Case::Duplicated, Case::Reordered])
@@ -164,7 +167,9 @@ const ALL: &[Fault] = &[
 /// When the scenario does, after all cases have been tried; and when more than a tenth of the cases met no call,
 /// because a scenario that is never the same proves little.
 pub async fn everywhere(name: &str, scenario: impl AsyncFn(&World)) -> Report {
-    if let Ok(case) = env::var("JOBS_FAULT") {
+    let chosen = env::var("JOBS_FAULT").ok();
+    let every = chosen.as_deref() == Some("every");
+    if let Some(case) = chosen.filter(|_| !every) {
         let case = case
             .parse()
             .unwrap_or_else(|error| panic!("JOBS_FAULT={case}: {error:#}"));
@@ -180,7 +185,7 @@ pub async fn everywhere(name: &str, scenario: impl AsyncFn(&World)) -> Report {
     scenario(&world).await;
     drop(world);
     let calls = wire.calls();
-    let cases = matrix(&calls);
+    let cases = matrix(&calls, every);
     eprintln!("{name}: {} cases for {} calls", cases.len(), calls.len());
     let attempt = |case| {
         let scenario = &scenario;
@@ -343,12 +348,13 @@ mod tests {
             .collect();
         let numbers: Vec<_> = telling(&calls).iter().map(|call| call.point.number).collect();
         assert_eq!(numbers, [1, 2, 3, 4, 5, 14, 15, 16, 17]);
+        assert_eq!(matrix(&calls, true).len(), 17 * 5 + 2, "unless every one is asked for");
     }
 
     #[test]
     fn a_case_reads_back_as_it_was_written() {
         let calls = [Service::Postgres, Service::Ses, Service::Sqs].map(|service| call(service, 3, ""));
-        let cases = matrix(&calls);
+        let cases = matrix(&calls, false);
         assert_eq!(cases.len(), 3 * 5 + 2);
         for case in cases {
             assert_eq!(case.to_string().parse::<Case>().unwrap(), case);
