@@ -224,12 +224,12 @@ impl World {
     /// # Panics
     ///
     /// When one does not.
-    pub async fn refuses(&self, job: &str, bad: &[(Value, &str)]) {
+    pub async fn refuses(&self, job: &str, bad: &[(Value, impl AsRef<str>)]) {
         self.deliver(job, bad.iter().map(|(message, _)| message.clone())).await;
         let dead = self.dead_letters(job);
         assert_eq!(dead.len(), bad.len(), "{dead:?}");
         for (message, reason) in bad {
-            let body = message.to_string();
+            let (body, reason) = (message.to_string(), reason.as_ref());
             let mut letters = dead.iter().filter(|letter| letter.body == body);
             assert!(
                 letters.any(|letter| letter.attributes["reason"].contains(reason)),

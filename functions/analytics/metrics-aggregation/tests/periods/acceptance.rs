@@ -137,14 +137,7 @@ async fn what_is_no_closed_period_is_dead_with_the_reason() {
         (json!({"jobType": "yearly"}), "unknown variant `yearly`".to_owned()),
         (json!({}), "missing field `jobType`".to_owned()),
     ];
-    world.deliver(JOB, bad.iter().map(|(message, _)| message.clone())).await;
-    let dead = world.dead_letters(JOB);
-    assert_eq!(dead.len(), bad.len());
-    for (message, reason) in &bad {
-        let body = message.to_string();
-        let letter = dead.iter().find(|letter| letter.body == body).unwrap();
-        assert!(letter.attributes["reason"].contains(reason), "{:?}", letter.attributes);
-    }
+    world.refuses(JOB, &bad).await;
 }
 
 #[tokio::test]

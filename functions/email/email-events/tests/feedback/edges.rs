@@ -82,20 +82,9 @@ async fn garbage_is_dead_with_a_reason_and_what_is_new_is_stored() {
         (json!([1]), "JSON array"),
     ];
     let new = event("m", ANN, "Teleport", "teleport", json!({ "to": "Mars" }));
-    world
-        .deliver(JOB, broken.iter().map(|(body, _)| body.clone()).chain([new]))
-        .await;
-    let dead = world.dead_letters(JOB);
-    assert_eq!(dead.len(), broken.len());
-    for (body, word) in &broken {
-        let sent = body.to_string();
-        let letter = dead.iter().find(|letter| letter.body == sent).expect("its letter");
-        assert!(
-            letter.attributes["reason"].contains(word),
-            "{body}: {:?}",
-            letter.attributes
-        );
-    }
+    // In one batch with what is broken.
+    world.send(JOB, [new]);
+    world.refuses(JOB, &broken).await;
     assert_eq!(
         world
             .count("SELECT count(*) FROM email_events WHERE event_type = 'OTHER' AND raw ->> 'eventType' = 'Teleport'")
