@@ -58,8 +58,8 @@ pub(crate) async fn start(workspace: &Workspace, step: Step) -> Result<String> {
     Ok(url)
 }
 
-/// Stops our own servers, that of the tests too; `wipe` removes their data, and data in memory always goes. A server that `DATABASE_URL` named is
-/// left alone.
+/// Stops our own servers, that of the tests too; `wipe` removes their data, and data in memory always goes. A server that
+/// `DATABASE_URL` named is left alone.
 pub(crate) async fn stop(workspace: &Workspace, step: Step, wipe: bool) -> Result<()> {
     let mut ran = false;
     for cluster in [existing(workspace)?, testkit::postgres::tests()?]
