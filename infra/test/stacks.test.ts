@@ -319,3 +319,11 @@ function snapshot(name: string, actual: string): void {
   if (process.env['UPDATE_SNAPSHOTS']) writeFileSync(file, `${actual}\n`);
   assert.equal(`${actual}\n`, readFileSync(file, 'utf8'), 'npm run test:update accepts the change');
 }
+
+test('whoever is named hears of suspicious log-ins', () => {
+  const app = deployment('aws', { ...unvalidated, context: { securityEmail: 'security@example.com' } });
+  const [, { Properties: fn }] = one(templateOf(app, 'accounts'), 'AWS::Lambda::Function', {
+    FunctionName: 'yg-failed-login-monitor',
+  });
+  assert.equal(fn['Environment'].Variables.SECURITY_EMAIL, 'security@example.com');
+});
