@@ -234,18 +234,26 @@ fn percent_encode(value: &str) -> String {
 async fn last_runs(environment: &Environment) -> Result<Vec<LastRun>> {
     let mut database = environment.database().await?;
     let names: Vec<_> = jobs::catalog::ALL.iter().map(|spec| spec.name()).collect();
+    let leases: Vec<_> = jobs::catalog::ALL
+        .iter()
+        .map(|spec| spec.lease().as_secs_f64())
+        .collect();
+    // Who runs has begun within the lease; the others are in an index of their own.
     let rows: Vec<Value> = sqlx::query_scalar(
         "SELECT jsonb_build_object('job', job, 'status', run.status, 'started_at', run.started_at, 'open', open.count)
-         FROM unnest($1::text[]) AS job
+         FROM unnest($1::text[], $2::float8[]) AS job (job, lease)
          CROSS JOIN LATERAL (
              SELECT status, started_at FROM job_runs WHERE job_runs.job = job.job ORDER BY started_at DESC LIMIT 1
          ) AS run
          CROSS JOIN LATERAL (
-             SELECT count(*) FROM job_runs
-             WHERE job_runs.job = job.job AND status IN ('running', 'deferred', 'retrying', 'dead')
+             SELECT (SELECT count(*) FROM job_runs WHERE job_runs.job = job.job AND open_since IS NOT NULL)
+                  + (SELECT count(*) FROM job_runs
+                     WHERE job_runs.job = job.job AND started_at > clock_timestamp() - make_interval(secs => lease)
+                       AND status = 'running' AND open_since IS NULL) AS count
          ) AS open",
     )
     .bind(names)
+    .bind(leases)
     .fetch_all(&mut database)
     .await
     .context("could not read job_runs")?;

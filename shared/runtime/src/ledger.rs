@@ -197,6 +197,7 @@ pub(crate) async fn finish(
                UPDATE job_runs r
                SET status = e.status, reason = e.reason, error = e.error, report = e.report, attempts = r.attempts - e.refund,
                    next_attempt_at = CASE WHEN e.status IN ('deferred', 'retrying') THEN clock_timestamp() + make_interval(secs => e.wait) END,
+                   open_since = CASE WHEN e.status IN ('deferred', 'retrying', 'dead') THEN coalesce(r.open_since, clock_timestamp()) END,
                    lease_token = NULL, lease_until = NULL, finished_at = clock_timestamp()
                FROM loose, unnest($1::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::float8[], $9::int[])
                    AS e (job, run_key, status, reason, error, report, wait, refund)
