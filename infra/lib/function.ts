@@ -12,6 +12,16 @@ import type { Catalog, FunctionDeclaration } from './catalog.ts';
 import { alarmName, errors, throttles, type AlarmKind } from './metrics.ts';
 import { removal, type Settings } from './settings.ts';
 
+/**
+ * glibc keeps what is freed, up to 16 MiB: else each invocation gives its memory back, and the next one faults it in again page by page,
+ * for half of a small function's CPU.
+ */
+const ALLOCATOR = {
+  MALLOC_TRIM_THRESHOLD_: '16777216',
+  MALLOC_MMAP_THRESHOLD_: '16777216',
+  MALLOC_TOP_PAD_: '1048576',
+};
+
 /** What all functions of one deployment share. */
 export interface Surroundings {
   readonly catalog: Catalog;
@@ -72,7 +82,7 @@ export abstract class DeclaredFunction<D extends FunctionDeclaration> extends Co
       role,
       logGroup,
       environment: Object.assign(
-        { QUEUE_PREFIX: settings.prefix, QUEUE_URL_PREFIX: settings.queueUrlPrefix },
+        { QUEUE_PREFIX: settings.prefix, QUEUE_URL_PREFIX: settings.queueUrlPrefix, ...ALLOCATOR },
         ...capabilities.map((capability) => capability.environment),
       ) as Record<string, string>,
       ...capabilities.find((capability) => capability.network)?.network,

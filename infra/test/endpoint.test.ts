@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import { type Catalog, type EndpointDeclaration, readCatalog } from '../lib/catalog.ts';
 import { deployment } from './deployments.ts';
 import { EXAMPLE } from './example.ts';
-import { one, statementsOf, templateOf, text } from './template.ts';
+import { COMMON_VARIABLES, one, statementsOf, templateOf, text } from './template.ts';
 
 for (const [source, catalog] of Object.entries({ catalog: readCatalog(), example: EXAMPLE })) {
   const app = deployment('aws', { catalog, builtinCloudFormationValidation: false });
@@ -58,7 +58,7 @@ function checks(endpoint: EndpointDeclaration, catalog: Catalog, app: ReturnType
 
   test('it stands outside the network and knows no database', () => {
     assert.equal('VpcConfig' in fn, false);
-    const expected = ['QUEUE_PREFIX', 'QUEUE_URL_PREFIX', 'UNSUBSCRIBE_KEY'];
+    const expected = [...COMMON_VARIABLES, 'UNSUBSCRIBE_KEY'];
     assert.deepEqual(Object.keys(fn['Environment'].Variables).sort(), expected);
   });
 

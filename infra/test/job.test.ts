@@ -4,7 +4,7 @@ import { Match } from 'aws-cdk-lib/assertions';
 import { type Catalog, type JobDeclaration, readCatalog } from '../lib/catalog.ts';
 import { deployment } from './deployments.ts';
 import { EXAMPLE } from './example.ts';
-import { one, statementsOf, templateOf, text } from './template.ts';
+import { COMMON_VARIABLES, one, statementsOf, templateOf, text } from './template.ts';
 
 const OWN = [
   'logs:CreateLogStream',
@@ -117,7 +117,7 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
   });
 
   test('its variables are those of what it uses, and no others', () => {
-    const expected = ['QUEUE_PREFIX', 'QUEUE_URL_PREFIX', ...job.uses.flatMap((use) => VARIABLES[use] ?? [])];
+    const expected = [...COMMON_VARIABLES, ...job.uses.flatMap((use) => VARIABLES[use] ?? [])];
     assert.deepEqual(Object.keys(fn['Environment'].Variables).sort(), expected.sort());
   });
 

@@ -53,3 +53,12 @@ export function text(value: any): string {
   if (value['Fn::Join']) return value['Fn::Join'][1].map(text).join(value['Fn::Join'][0]);
   throw new Error(`not a text: ${JSON.stringify(value)}`);
 }
+
+/** What every function's environment has. */
+export const COMMON_VARIABLES = [
+  'MALLOC_MMAP_THRESHOLD_',
+  'MALLOC_TOP_PAD_',
+  'MALLOC_TRIM_THRESHOLD_',
+  'QUEUE_PREFIX',
+  'QUEUE_URL_PREFIX',
+];

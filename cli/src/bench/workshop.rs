@@ -201,6 +201,9 @@ fn settings() -> impl Iterator<Item = (String, String)> {
         ("EMAIL_POSTAL_ADDRESS", "1 Example Street, Example"),
         ("UNSUBSCRIBE_KEY", "bench:0123456789abcdef0123456789abcdef"),
         ("JOBS_LOG", "warn"),
+        ("MALLOC_TRIM_THRESHOLD_", "16777216"),
+        ("MALLOC_MMAP_THRESHOLD_", "16777216"),
+        ("MALLOC_TOP_PAD_", "1048576"),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
