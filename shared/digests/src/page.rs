@@ -50,7 +50,7 @@ pub struct Claim {
 ///   delivery_id` and what the contents need. It must lock the rows that it reads, in the order of their ids, and leave out what is in
 ///   `digest_items`.
 /// * `contents`: from `items` to `user_id, item_count, variables`, one row for each user with items. The mail's variables are these,
-///   and `user_name` and `frequency`.
+///   and `user_name` and `frequency`. They are `json`, which is text that grows: `jsonb` is built anew at each level, for twice the time.
 /// * `taken`: an update that changes the items `i`, so that nothing else mails them, up to and with its condition; the frame adds that
 ///   their delivery was claimed.
 ///
@@ -58,7 +58,8 @@ pub struct Claim {
 /// has the delivery. It does not see rows that it inserts: hence the ids that are made at its beginning.
 ///
 /// The planner knows nothing of how many rows the parts have, takes them for one, and would compare each with each: a FULL JOIN can
-/// only be hashed, and an `IN` inside of another expression is no join.
+/// only be hashed, and an `IN` inside of another expression is no join. Nor is a subquery with `OFFSET 0`, or in the place of a value:
+/// it looks a user up, where a join would read all subscribers, or all deliveries, for each page.
 #[macro_export]
 macro_rules! claim {
     ($pool:expr, $page:expr, items: $items:tt, contents: $contents:tt, taken: $taken:tt $(, $value:expr)* $(,)?) => {
@@ -70,16 +71,16 @@ macro_rules! claim {
                           greatest(coalesce(s.last_window_end - interval '2 hours', $6::timestamptz - CASE w.frequency WHEN 'DAILY' THEN interval '24 hours' ELSE interval '7 days' END),
                                    $6 - CASE w.frequency WHEN 'DAILY' THEN interval '7 days' ELSE interval '28 days' END) AS window_start
                    FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[]) AS w (user_id, frequency, period_key, slot_at)
-                   JOIN digest_subscriptions p ON p.kind = $1::text AND p.user_id = w.user_id AND p.frequency = w.frequency
+                   CROSS JOIN LATERAL (SELECT FROM digest_subscriptions p WHERE p.kind = $1::text AND p.user_id = w.user_id AND p.frequency = w.frequency OFFSET 0) p
                    JOIN mail_recipients r ON r.user_id = w.user_id
                    LEFT JOIN digest_states s ON s.user_id = w.user_id AND s.kind = $1
                    WHERE r.active AND r.verified AND NOT r.unsubscribed AND r.email <> ''
                      AND NOT EXISTS (SELECT FROM email_suppressions x WHERE x.email = r.email AND (x.expires_at IS NULL OR x.expires_at > $6))
                      AND (w.period_key LIKE 'M:%' OR s.last_sent_at IS NULL
                           OR s.last_sent_at < $6 - CASE w.frequency WHEN 'DAILY' THEN interval '12 hours' ELSE interval '3 days' END)
-                     AND NOT EXISTS (SELECT FROM digest_deliveries d WHERE d.user_id = w.user_id AND d.kind = $1 AND d.period_key = w.period_key)
+                     AND (SELECT d.id FROM digest_deliveries d WHERE d.user_id = w.user_id AND d.kind = $1 AND d.period_key = w.period_key) IS NULL
                ), items AS MATERIALIZED ("# + $items + r#"), contents AS MATERIALIZED ("# + $contents + r#"), drafts AS MATERIALIZED (
-                   SELECT g.*, coalesce(c.item_count, 0) AS item_count, c.variables || jsonb_build_object('user_name', g.name, 'frequency', g.frequency) AS variables
+                   SELECT g.*, coalesce(c.item_count, 0) AS item_count, c.variables::jsonb || jsonb_build_object('user_name', g.name, 'frequency', g.frequency) AS variables
                    FROM page g FULL JOIN contents c ON c.user_id = g.user_id
                ), claimed AS (
                    INSERT INTO digest_deliveries (id, user_id, kind, frequency, period_key, status, item_count, window_start, window_end, slot_at, email_message_id)

@@ -56,11 +56,11 @@ async fn write(pool: &PgPool, page: &Page) -> sqlx::Result<Vec<Claim>> {
             FOR UPDATE OF m"#,
         contents: r#"
             SELECT t.user_id, sum(t.mails)::int AS item_count,
-                   jsonb_build_object('total_count', sum(t.total), 'sections', jsonb_agg(jsonb_build_object('category', t.category, 'label', t.label,
+                   json_build_object('total_count', sum(t.total), 'sections', json_agg(json_build_object('category', t.category, 'label', t.label,
                        'more_count', t.total - t.shown, 'items', t.lines) ORDER BY t.place)) AS variables
             FROM (SELECT r.user_id, r.category, r.label, r.place, count(*) AS mails, count(*) FILTER (WHERE r.twin = 1) AS total,
                          count(*) FILTER (WHERE r.shown) AS shown,
-                         coalesce(jsonb_agg(jsonb_build_object('title', r.title, 'summary', r.summary, 'url', r.url, 'created_at', r.created_at) ORDER BY r.rank)
+                         coalesce(json_agg(json_build_object('title', r.title, 'summary', r.summary, 'url', r.url, 'created_at', r.created_at) ORDER BY r.rank)
                                       FILTER (WHERE r.shown), '[]') AS lines
                   FROM (SELECT r.*, r.twin = 1 AND r.title IS NOT NULL AND r.rank <= 10
                                     AND row_number() OVER (PARTITION BY r.user_id ORDER BY r.twin > 1 OR r.title IS NULL OR r.rank > 10, r.place, r.rank) <= 40 AS shown

@@ -44,13 +44,13 @@ fn claim<'a>(pool: &'a PgPool, page: &'a Page) -> LocalBoxFuture<'a, sqlx::Resul
               AND NOT EXISTS (SELECT FROM digest_items x WHERE x.kind = $1 AND x.item_id = m.id AND x.user_id = m.recipient_id)"#,
         contents: r#"
             SELECT t.user_id, sum(t.messages)::int AS item_count,
-                   jsonb_build_object('total_unread_count', sum(t.messages), 'more_threads', greatest(count(*) - 10, 0), 'inbox_url', '/messages',
-                       'threads', jsonb_agg(jsonb_build_object('thread_id', t.thread_id, 'thread_subject', t.subject, 'message_count', t.messages,
+                   json_build_object('total_unread_count', sum(t.messages), 'more_threads', greatest(count(*) - 10, 0), 'inbox_url', '/messages',
+                       'threads', json_agg(json_build_object('thread_id', t.thread_id, 'thread_subject', t.subject, 'message_count', t.messages,
                            'senders', t.senders[1:5], 'latest_message', t.latest[1], 'thread_url', '/messages/' || t.thread_id) ORDER BY t.place)
                            FILTER (WHERE t.place <= 10)) AS variables
             FROM (SELECT r.user_id, r.thread_id, r.subject, count(*) AS messages,
                          array_agg(r.sender ORDER BY r.created_at, r.item_id) FILTER (WHERE r.nth_of_sender = 1) AS senders,
-                         array_agg(jsonb_build_object('sender_name', r.sender, 'created_at', r.created_at,
+                         array_agg(json_build_object('sender_name', r.sender, 'created_at', r.created_at,
                              'body', CASE WHEN NOT r.show_message_preview THEN NULL WHEN char_length(r.line) > 200 THEN left(r.line, 200) || '…' ELSE r.line END))
                              FILTER (WHERE r.nth_of_thread = 1) AS latest,
                          row_number() OVER (PARTITION BY r.user_id ORDER BY max(r.created_at) DESC, r.thread_id) AS place

@@ -52,11 +52,11 @@ fn claim<'a>(pool: &'a PgPool, page: &'a Page) -> LocalBoxFuture<'a, sqlx::Resul
             FOR UPDATE OF n"#,
         contents: r#"
             SELECT t.user_id, sum(t.total)::int AS item_count,
-                   jsonb_build_object('total_count', sum(t.total), 'notifications_url', '/notifications',
-                       'sections', jsonb_agg(jsonb_build_object('type', t.type, 'label', t.label, 'count', t.total, 'more_count', t.total - t.shown,
+                   json_build_object('total_count', sum(t.total), 'notifications_url', '/notifications',
+                       'sections', json_agg(json_build_object('type', t.type, 'label', t.label, 'count', t.total, 'more_count', t.total - t.shown,
                                                                 'items', t.lines) ORDER BY t.place)) AS variables
             FROM (SELECT r.user_id, r.type, r.label, r.place, count(*) AS total, count(*) FILTER (WHERE r.shown) AS shown,
-                         coalesce(jsonb_agg(jsonb_build_object('title', r.title, 'action_url', r.action_url, 'created_at', r.created_at,
+                         coalesce(json_agg(json_build_object('title', r.title, 'action_url', r.action_url, 'created_at', r.created_at,
                                       'message', CASE WHEN char_length(r.message) > 200 THEN left(r.message, 200) || '…' ELSE r.message END)
                                       ORDER BY r.rank) FILTER (WHERE r.shown), '[]') AS lines
                   FROM (SELECT r.*, r.rank <= 10 AND row_number() OVER (PARTITION BY r.user_id ORDER BY r.rank > 10, r.place, r.rank) <= 50 AS shown
