@@ -9,8 +9,9 @@
 //! * **Fenced.** The progress is written under the lease: a page of a run that lost it is rolled back.
 //! * **Rows are walked by key.** A page begins behind the last row of the one before. What was deleted stays in the index until it is
 //!   vacuumed; whoever begins at the oldest row again walks over all of it, every time.
-//! * **Rows that somebody holds are passed over**, not waited for (`SKIP LOCKED`): a person's login waits for no sweep, and two sweeps
-//!   at once share the work. The next slot takes what was passed over.
+//! * **Rows that somebody holds are passed over**, not waited for: a person's login waits for no sweep, and two sweeps at once share
+//!   the work. A page that meets such a row gives up after a moment and begins again with `SKIP LOCKED`; to lock each row before it is
+//!   deleted costs as much as to delete it. The next slot takes what was passed over.
 //! * **A dry run is the same statements, rolled back.** What it counts is what the sweep would do.
 //! * **Steps are independent.** One that fails keeps no other from its work; the run is tried again for its sake.
 //! * **`as_of` is chosen once** and is the same in all attempts and continuations.
@@ -38,10 +39,10 @@ use crate::context::{Run, Tx};
 use crate::outcome::{Failure, Outcome, continued, done};
 
 /// Commits of plain steps do not wait for the disk: what a crash of the database takes back, it takes back together with the progress.
-const BEGIN_LOOSE: &str = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL plan_cache_mode = force_custom_plan;
+const BEGIN_LOOSE: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL plan_cache_mode = force_custom_plan;
     SET LOCAL synchronous_commit = off";
 /// A plan made for an empty table would scan a full one.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL plan_cache_mode = force_custom_plan";
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL plan_cache_mode = force_custom_plan";
 
 /// How long a failed page waits before it is tried once more.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -72,6 +73,8 @@ pub struct Page<'r, R> {
     pub limit: i64,
     /// Where the page begins.
     pub after: Position,
+    /// The page failed before, perhaps because somebody holds one of its rows: pass over those.
+    pub contended: bool,
     /// What the sweep has done so far.
     pub report: R,
 }
@@ -96,27 +99,52 @@ pub struct Swept {
 macro_rules! delete_page {
     ($page:expr, $table:tt, $at:tt, $id:tt, $rule:tt) => {{
         let page = &mut *$page;
-        sqlx::query_as!(
-            $crate::Swept,
-            "WITH sweep AS (
-                 SELECT $1::timestamptz AS as_of
-             ), dead AS MATERIALIZED (
-                 SELECT ctid, " + $at + " AS at, " + $id + " AS id FROM " + $table + "
-                 WHERE (" + $rule + ") AND (" + $at + ", " + $id + ") > ($2, $3)
-                 ORDER BY " + $at + ", " + $id + " LIMIT $4 FOR UPDATE SKIP LOCKED
-             ), gone AS (
-                 DELETE FROM " + $table + " WHERE ctid = ANY (ARRAY(SELECT ctid FROM dead)) AND (" + $rule + ") RETURNING 1
-             )
-             SELECT count(*) OVER () AS \"found!\", (SELECT count(*) FROM gone) AS \"gone!\", at AS \"at!\", id AS \"id!\"
-             FROM dead ORDER BY at DESC, id DESC LIMIT 1",
-            page.as_of,
-            page.after.at,
-            page.after.id,
-            page.limit,
-        )
-        .fetch_optional(&mut *page.tx)
-        .await
-        .map(Option::unwrap_or_default)
+        if page.contended {
+            sqlx::query_as!(
+                $crate::Swept,
+                "WITH sweep AS (
+                     SELECT $1::timestamptz AS as_of
+                 ), dead AS MATERIALIZED (
+                     SELECT ctid, " + $at + " AS at, " + $id + " AS id FROM " + $table + "
+                     WHERE (" + $rule + ") AND (" + $at + ", " + $id + ") > ($2, $3)
+                     ORDER BY " + $at + ", " + $id + " LIMIT $4 FOR UPDATE SKIP LOCKED
+                 ), gone AS (
+                     DELETE FROM " + $table + " WHERE ctid = ANY (ARRAY(SELECT ctid FROM dead)) AND (" + $rule + ") RETURNING 1
+                 )
+                 SELECT count(*) OVER () AS \"found!\", (SELECT count(*) FROM gone) AS \"gone!\", at AS \"at!\", id AS \"id!\"
+                 FROM dead ORDER BY at DESC, id DESC LIMIT 1",
+                page.as_of,
+                page.after.at,
+                page.after.id,
+                page.limit,
+            )
+            .fetch_optional(&mut *page.tx)
+            .await
+            .map(Option::unwrap_or_default)
+        } else {
+            sqlx::query_as!(
+                $crate::Swept,
+                "WITH sweep AS (
+                     SELECT $1::timestamptz AS as_of
+                 ), last AS MATERIALIZED (
+                     SELECT " + $at + " AS at, " + $id + " AS id FROM " + $table + "
+                     WHERE (" + $rule + ") AND (" + $at + ", " + $id + ") > ($2, $3)
+                     ORDER BY " + $at + ", " + $id + " OFFSET $4::bigint - 1 LIMIT 1
+                 ), gone AS (
+                     DELETE FROM " + $table + " WHERE (" + $rule + ") AND (" + $at + ", " + $id + ") > ($2, $3)
+                       AND (" + $at + ", " + $id + ") <= (coalesce((SELECT at FROM last), 'infinity'), coalesce((SELECT id FROM last), ''))
+                     RETURNING 1
+                 )
+                 SELECT coalesce((SELECT $4 FROM last), (SELECT count(*) FROM gone)) AS \"found!\", (SELECT count(*) FROM gone) AS \"gone!\",
+                        coalesce((SELECT at FROM last), $2) AS \"at!\", coalesce((SELECT id FROM last), $3) AS \"id!\"",
+                page.as_of,
+                page.after.at,
+                page.after.id,
+                page.limit,
+            )
+            .fetch_one(&mut *page.tx)
+            .await
+        }
     }};
 }
 
@@ -203,7 +231,7 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
     ) -> Option<T> {
         for is_last in [false, true] {
             let after = self.next(name)?;
-            let error = match self.do_page(name, after, begin, work).await {
+            let error = match self.do_page(name, after, begin, is_last, work).await {
                 Ok(left) => return Some(left),
                 Err(error) => error,
             };
@@ -243,6 +271,7 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
         name: &str,
         after: Position,
         begin: &'static str,
+        contended: bool,
         work: &impl AsyncFn(&mut Page<'_, R>) -> Result<(Swept, T), Error>,
     ) -> Result<T, Error> {
         let mut page = Page {
@@ -250,6 +279,7 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
             as_of: self.as_of,
             limit: self.limit,
             after,
+            contended,
             report: self.report.clone(),
         };
         let (swept, left) = work(&mut page).await?;

@@ -130,3 +130,26 @@ async fn a_slot_in_the_future_is_dead_and_deletes_nothing() {
     );
     assert_eq!(world.count("SELECT count(*) FROM idempotency_keys").await, 6);
 }
+
+/// Nobody waits for a sweep, and no sweep for long: what somebody holds is left to the next slot.
+#[tokio::test]
+async fn a_dead_key_that_a_transaction_holds_is_passed_over_and_goes_with_the_next_slot() {
+    let world = World::new("idempotency_held").await;
+    world.execute(GIVEN, &[]).await;
+    let mut holder = world.db.begin().await.unwrap();
+    sqlx::query("SELECT FROM idempotency_keys WHERE key = 'dead_2' FOR UPDATE")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+
+    world.deliver(JOB, [json!({"batchSize": 2})]).await;
+    assert_eq!(report(&world, JOB).await["deleted"], 2);
+    let left: String = sqlx::query_scalar(STATE).fetch_one(&world.db).await.unwrap();
+    assert_eq!(left, "dead_2 kept_alive kept_leased kept_stuck");
+
+    holder.rollback().await.unwrap();
+    world.deliver(JOB, [json!({})]).await;
+    assert_eq!(report(&world, JOB).await["deleted"], 1);
+    let left: String = sqlx::query_scalar(STATE).fetch_one(&world.db).await.unwrap();
+    assert_eq!(left, "kept_alive kept_leased kept_stuck");
+}
