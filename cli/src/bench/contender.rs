@@ -115,7 +115,7 @@ pub(crate) async fn run(step: Step, workload: &str) -> Result<()> {
         (Step::Enqueue, "a" | "a50") => enqueue_notifications(&pool).await,
         (Step::Enqueue, "b1" | "b2") => enqueue_digests(&pool).await,
         (Step::Enqueue, "noop" | "noop100") => {
-            migrate(&pool).await?;
+            adopt(&pool, &[]).await?;
             append((0..number("JOBS", 20_000)).map(|_| json!({"end": "done"}).to_string()))
         }
         (Step::Enqueue, "c" | "c2") => enqueue_assets(&pool, workload).await,
