@@ -364,8 +364,9 @@ impl Batch<'_> {
                     error = error.chain(),
                     "endings could not be written; records go back"
                 );
+                // The ledger calls them running until their lease ends; their visibility timeout is much longer.
                 for (index, _) in &endings {
-                    fates[*index] = Fate::Return(None);
+                    fates[*index] = Fate::Return(Some(self.spec.lease()));
                 }
             }
         }
@@ -373,7 +374,8 @@ impl Batch<'_> {
 
     /// The work is done: it is worth a little patience to write that down.
     async fn finish_patiently(&self, endings: &[Ending]) -> Result<ledger::Finished, Error> {
-        let mut waits = [Duration::from_millis(100), Duration::from_millis(500)].into_iter();
+        // A database that was restarted is back by then.
+        let mut waits = [100, 500, 2000].map(Duration::from_millis).into_iter();
         loop {
             let finishing = timeout_at(self.context.deadline - 3 * ANSWER_WITHIN, self.finish_now(endings));
             let result = finishing
