@@ -22,7 +22,8 @@ fn name(path: &Path) -> String {
 
 #[test]
 fn every_function_has_a_crate_and_every_crate_has_a_function() {
-    let jobs = catalog::ALL.iter().map(|spec| (spec.domain(), spec.name()));
+    let built = catalog::ALL.iter().filter(|spec| !spec.awaits_function);
+    let jobs = built.map(|spec| (spec.domain(), spec.name()));
     let endpoints = catalog::ENDPOINTS
         .iter()
         .map(|endpoint| (endpoint.domain(), endpoint.name()));

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Architecture } from 'aws-cdk-lib/aws-lambda';
-import type { Catalog, FunctionDeclaration } from './catalog.ts';
+import { type Catalog, type FunctionDeclaration, functionsOf } from './catalog.ts';
 import type { Settings } from './settings.ts';
 
 /** The built code of a function. */
@@ -11,7 +11,7 @@ export function bootstrap(settings: Settings, { name }: FunctionDeclaration): st
 
 /** Fails once, naming every function that is not built and the command that builds them. */
 export function requireBootstraps(settings: Settings, catalog: Catalog): void {
-  const missing = [...catalog.jobs, ...catalog.endpoints].filter((each) => !existsSync(bootstrap(settings, each)));
+  const missing = functionsOf(catalog).filter((each) => !existsSync(bootstrap(settings, each)));
   if (missing.length === 0) return;
   const architecture = settings.architecture === Architecture.ARM_64 ? '--arm64' : '--x86-64';
   throw new Error(

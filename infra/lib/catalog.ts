@@ -32,6 +32,8 @@ export interface JobDeclaration extends FunctionDeclaration {
     readonly deadLetterRetentionSeconds: number;
   };
   readonly alarms: { readonly oldestMessageSeconds: number; readonly deadLetters: number };
+  /** There is a queue, and no function yet: what is sent waits. */
+  readonly awaitsFunction: boolean;
 }
 
 /** One HTTP endpoint: its URL wakes it. */
@@ -50,6 +52,11 @@ export interface Catalog {
   readonly version: number;
   readonly jobs: readonly JobDeclaration[];
   readonly endpoints: readonly EndpointDeclaration[];
+}
+
+/** Everything that has code. */
+export function functionsOf({ jobs, endpoints }: Catalog): FunctionDeclaration[] {
+  return [...jobs.filter((job) => !job.awaitsFunction), ...endpoints];
 }
 
 /** The checked-in catalog. */

@@ -14,7 +14,10 @@ import { DeclaredFunction, type Surroundings } from './function.ts';
 import { deadLetters, oldestMessage } from './metrics.ts';
 import { removal } from './settings.ts';
 
-/** One job: queue, dead-letter queue, function, event source, schedules, topics, permissions, log and alarms. */
+/**
+ * One job: queue, dead-letter queue, function, event source, schedules, topics, permissions, log and alarms. Of a job that awaits its
+ * function only the queues and their alarms, which tell how long messages have waited.
+ */
 export class Job extends DeclaredFunction<JobDeclaration> {
   private readonly queue: sqs.Queue;
   private readonly deadLetterQueue: sqs.Queue;
@@ -25,7 +28,7 @@ export class Job extends DeclaredFunction<JobDeclaration> {
 
     this.deadLetterQueue = this.createDeadLetterQueue();
     this.queue = this.createQueue();
-    this.createFunctionWithSource();
+    if (!job.awaitsFunction) this.createFunctionWithSource();
     this.createSchedules();
     this.createSubscriptions();
     this.createAlarms();
@@ -138,7 +141,7 @@ export class Job extends DeclaredFunction<JobDeclaration> {
     });
     // By depth, not NumberOfMessagesSent, which does not count what SQS itself moves here.
     this.alarm('dead-letters', deadLetters(this.name), alarms.deadLetters);
-    this.createFunctionAlarms();
+    if (!this.declaration.awaitsFunction) this.createFunctionAlarms();
   }
 
   /** Its own queues, because a run continues and dies by itself, and those of the jobs it enqueues for. */

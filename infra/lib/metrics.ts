@@ -1,10 +1,12 @@
 import { Duration } from 'aws-cdk-lib';
 import { Metric, type MetricProps, Stats } from 'aws-cdk-lib/aws-cloudwatch';
 
+/** Every alarm that a job's queues have. */
+export const QUEUE_ALARMS = ['oldest-message', 'dead-letters'] as const;
 /** Every alarm that a function has, whatever wakes it. */
 export const FUNCTION_ALARMS = ['errors', 'throttles'] as const;
 /** Every alarm that a job has. */
-export const ALARMS = ['oldest-message', 'dead-letters', ...FUNCTION_ALARMS] as const;
+export const ALARMS = [...QUEUE_ALARMS, ...FUNCTION_ALARMS] as const;
 export type AlarmKind = (typeof ALARMS)[number];
 
 /** The alarm's name: by it the dashboard finds alarms of other stacks. */

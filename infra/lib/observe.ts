@@ -6,6 +6,7 @@ import { byDomain, type Catalog, type Domain, type FunctionDeclaration, type Job
 import {
   ALARMS,
   FUNCTION_ALARMS,
+  QUEUE_ALARMS,
   alarmName,
   deadLetters,
   duration,
@@ -32,7 +33,7 @@ export class Observe extends Stack {
       dashboard.addWidgets(this.alarmsOf(domain, settings.prefix));
       for (const job of domain.jobs) {
         const name = settings.prefix + job.name;
-        dashboard.addWidgets(graphOfQueue(job, name), ...graphsOfFunction(job, name));
+        dashboard.addWidgets(graphOfQueue(job, name), ...(job.awaitsFunction ? [] : graphsOfFunction(job, name)));
       }
       for (const endpoint of domain.endpoints) {
         dashboard.addWidgets(...graphsOfFunction(endpoint, settings.prefix + endpoint.name));
@@ -43,7 +44,9 @@ export class Observe extends Stack {
   /** By name, not by reference: the alarms' own stacks come after this one. */
   private alarmsOf({ jobs, endpoints }: Domain, prefix: string): cloudwatch.AlarmStatusWidget {
     const names = [
-      ...jobs.flatMap(({ name }) => ALARMS.map((kind) => alarmName(prefix + name, kind))),
+      ...jobs.flatMap(({ name, awaitsFunction }) =>
+        (awaitsFunction ? QUEUE_ALARMS : ALARMS).map((kind) => alarmName(prefix + name, kind)),
+      ),
       ...endpoints.flatMap(({ name }) => FUNCTION_ALARMS.map((kind) => alarmName(prefix + name, kind))),
     ];
     return new cloudwatch.AlarmStatusWidget({

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { AppProps } from 'aws-cdk-lib';
-import { type Catalog, readCatalog } from '../lib/catalog.ts';
+import { type Catalog, functionsOf, readCatalog } from '../lib/catalog.ts';
 import { JobsApp } from '../lib/jobs-app.ts';
 
 /** What a person types with `-c` for each target. */
@@ -33,7 +33,7 @@ export function deployment(
 
 function placeholders(catalog: Catalog): string {
   const folder = mkdtempSync(join(tmpdir(), 'bootstraps-'));
-  for (const { name } of [...catalog.jobs, ...catalog.endpoints]) {
+  for (const { name } of functionsOf(catalog)) {
     mkdirSync(join(folder, name));
     writeFileSync(join(folder, name, 'bootstrap.zip'), name);
   }

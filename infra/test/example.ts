@@ -3,7 +3,7 @@ import type { Catalog } from '../lib/catalog.ts';
 const FOUR_DAYS = 345_600;
 const TWO_WEEKS = 1_209_600;
 
-/** One job that uses all that a catalog can declare, one that uses nothing, and an endpoint. */
+/** One job that uses all that a catalog can declare, one that uses nothing, one that awaits its function, and an endpoint. */
 export const EXAMPLE: Catalog = {
   version: 1,
   jobs: [
@@ -18,7 +18,7 @@ export const EXAMPLE: Catalog = {
       memoryMb: 1024,
       connections: 3,
       uses: ['database', 'mail', 'storage'],
-      sendsTo: ['thumbnail-cleanup'],
+      sendsTo: ['thumbnail-cleanup', 'thumbnail-framing'],
       schedules: [
         {
           name: 'nightly',
@@ -35,6 +35,7 @@ export const EXAMPLE: Catalog = {
         deadLetterRetentionSeconds: TWO_WEEKS,
       },
       alarms: { oldestMessageSeconds: 300, deadLetters: 3 },
+      awaitsFunction: false,
       logRetentionDays: 14,
     },
     {
@@ -58,6 +59,31 @@ export const EXAMPLE: Catalog = {
         deadLetterRetentionSeconds: TWO_WEEKS,
       },
       alarms: { oldestMessageSeconds: 86_400, deadLetters: 1 },
+      awaitsFunction: false,
+      logRetentionDays: 30,
+    },
+    {
+      name: 'thumbnail-framing',
+      domain: 'assets',
+      summary: 'Frames thumbnails.',
+      priority: 'background',
+      concurrency: 2,
+      batch: { size: 1, windowSeconds: 0 },
+      timeoutSeconds: 60,
+      memoryMb: 128,
+      connections: 2,
+      uses: ['database'],
+      sendsTo: [],
+      schedules: [],
+      topics: [],
+      queue: {
+        visibilityTimeoutSeconds: 360,
+        maxReceiveCount: 10,
+        retentionSeconds: FOUR_DAYS,
+        deadLetterRetentionSeconds: TWO_WEEKS,
+      },
+      alarms: { oldestMessageSeconds: 3600, deadLetters: 1 },
+      awaitsFunction: true,
       logRetentionDays: 30,
     },
   ],

@@ -47,19 +47,23 @@ const WITHOUT_RESOURCE = [...ATTACH, 'ses:GetAccount'];
 
 for (const [source, catalog] of Object.entries({ catalog: readCatalog(), example: EXAMPLE })) {
   const app = deployment('aws', { catalog, builtinCloudFormationValidation: false });
-  for (const job of catalog.jobs) describe(`${source}: ${job.name}`, () => checks(job, catalog, app));
+  for (const job of catalog.jobs) {
+    describe(`${source}: ${job.name}`, () => {
+      queueChecks(job, app);
+      if (job.awaitsFunction) absenceChecks(job, app);
+      else checks(job, catalog, app);
+    });
+  }
 }
 
-function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof deployment>): void {
+const queueArn = (of: string) => `arn:<AWS::Partition>:sqs:<AWS::Region>:<AWS::AccountId>:yg-${of}`;
+
+/** Of every job, whether anything empties its queue or not. */
+function queueChecks(job: JobDeclaration, app: ReturnType<typeof deployment>): void {
   const template = templateOf(app, job.domain);
   const name = `yg-${job.name}`;
   const [queueId, queue] = one(template, 'AWS::SQS::Queue', { QueueName: name });
   const [deadId, dead] = one(template, 'AWS::SQS::Queue', { QueueName: `${name}-dlq` });
-  const [functionId, { Properties: fn }] = one(template, 'AWS::Lambda::Function', { FunctionName: name });
-  const roleId = fn['Role']['Fn::GetAtt'][0];
-  const statements = statementsOf(template, roleId);
-  const allowed = statements.filter(({ effect }) => effect === 'Allow');
-  const queueArn = (of: string) => `arn:<AWS::Partition>:sqs:<AWS::Region>:<AWS::AccountId>:yg-${of}`;
 
   test('the queue has the numbers of the catalog and redrives to its own dead-letter queue', () => {
     assert.equal(queue.Properties['VisibilityTimeout'], job.queue.visibilityTimeoutSeconds);
@@ -95,6 +99,62 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
     }
   });
 
+  test('its alarms have the thresholds of the catalog and reach the topic', () => {
+    const expected = {
+      'oldest-message': [
+        'ApproximateAgeOfOldestMessage',
+        name,
+        'GreaterThanThreshold',
+        job.alarms.oldestMessageSeconds,
+      ],
+      'dead-letters': [
+        'ApproximateNumberOfMessagesVisible',
+        `${name}-dlq`,
+        'GreaterThanOrEqualToThreshold',
+        job.alarms.deadLetters,
+      ],
+      ...(!job.awaitsFunction && {
+        errors: ['Errors', name, 'GreaterThanOrEqualToThreshold', 1],
+        throttles: ['Throttles', name, 'GreaterThanOrEqualToThreshold', 1],
+      }),
+    };
+    const all = Object.values(template.findResources('AWS::CloudWatch::Alarm')).map(({ Properties }) => Properties.AlarmName);
+    const kinds = all.filter((alarm) => alarm.startsWith(`${name}-`)).map((alarm) => alarm.slice(name.length + 1));
+    assert.deepEqual(kinds.sort(), Object.keys(expected).sort());
+    for (const [kind, values] of Object.entries(expected)) {
+      const [, { Properties: alarm }] = one(template, 'AWS::CloudWatch::Alarm', { AlarmName: `${name}-${kind}` });
+      assert.deepEqual(
+        [alarm['MetricName'], alarm['Dimensions'][0].Value, alarm['ComparisonOperator'], alarm['Threshold']],
+        values,
+      );
+      assert.match(text(alarm['AlarmActions'][0]), /^<yg-observe:.*Alarms/);
+      assert.equal(alarm['TreatMissingData'], 'notBreaching');
+    }
+  });
+}
+
+/** Of a job that awaits its function. */
+function absenceChecks(job: JobDeclaration, app: ReturnType<typeof deployment>): void {
+  test('there is nothing but the queues and their alarms', () => {
+    const template = templateOf(app, job.domain);
+    const [queueId] = one(template, 'AWS::SQS::Queue', { QueueName: `yg-${job.name}` });
+    const arn = { 'Fn::GetAtt': [queueId, 'Arn'] };
+    assert.deepEqual(template.findResources('AWS::Lambda::Function', { Properties: { FunctionName: `yg-${job.name}` } }), {});
+    assert.deepEqual(template.findResources('AWS::Lambda::EventSourceMapping', { Properties: { EventSourceArn: arn } }), {});
+    assert.deepEqual(template.findResources('AWS::Logs::LogGroup', { Properties: { LogGroupName: `/aws/lambda/yg-${job.name}` } }), {});
+  });
+}
+
+function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof deployment>): void {
+  const template = templateOf(app, job.domain);
+  const name = `yg-${job.name}`;
+  const [queueId] = one(template, 'AWS::SQS::Queue', { QueueName: name });
+  const [deadId] = one(template, 'AWS::SQS::Queue', { QueueName: `${name}-dlq` });
+  const [functionId, { Properties: fn }] = one(template, 'AWS::Lambda::Function', { FunctionName: name });
+  const roleId = fn['Role']['Fn::GetAtt'][0];
+  const statements = statementsOf(template, roleId);
+  const allowed = statements.filter(({ effect }) => effect === 'Allow');
+
   test('the event source reports failures by message and bounds the concurrency', () => {
     const [, { Properties: source }] = one(template, 'AWS::Lambda::EventSourceMapping', {
       FunctionName: { Ref: functionId },
@@ -117,8 +177,8 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
   });
 
   test('its variables are those of what it uses, and no others', () => {
-    const expected = [...COMMON_VARIABLES, ...job.uses.flatMap((use) => VARIABLES[use] ?? [])];
-    assert.deepEqual(Object.keys(fn['Environment'].Variables).sort(), expected.sort());
+    const expected = new Set([...COMMON_VARIABLES, ...job.uses.flatMap((use) => VARIABLES[use] ?? [])]);
+    assert.deepEqual(Object.keys(fn['Environment'].Variables).sort(), [...expected].sort());
   });
 
   test('only a job with a database stands in the network', () => {
@@ -127,8 +187,8 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
 
   test('its permissions are those of what it uses, and no others', () => {
     const actions = allowed.flatMap((statement) => statement.actions);
-    const expected = [...OWN, ...job.uses.flatMap((use) => PERMISSIONS[use] ?? [])];
-    assert.deepEqual([...new Set(actions)].sort(), expected.sort());
+    const expected = new Set([...OWN, ...job.uses.flatMap((use) => PERMISSIONS[use] ?? [])]);
+    assert.deepEqual([...new Set(actions)].sort(), [...expected].sort());
     assert.equal('ManagedPolicyArns' in (template.toJSON()['Resources'][roleId].Properties as object), false);
   });
 
@@ -245,34 +305,6 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
         assert.deepEqual([Action, Principal], ['sqs:SendMessage', { Service: 'sns.amazonaws.com' }]);
         assert.match(text(Condition.ArnEquals['aws:SourceArn']), /^<yg-data:.*Feedback/);
       }
-    }
-  });
-
-  test('its alarms have the thresholds of the catalog and reach the topic', () => {
-    const expected = {
-      'oldest-message': [
-        'ApproximateAgeOfOldestMessage',
-        name,
-        'GreaterThanThreshold',
-        job.alarms.oldestMessageSeconds,
-      ],
-      'dead-letters': [
-        'ApproximateNumberOfMessagesVisible',
-        `${name}-dlq`,
-        'GreaterThanOrEqualToThreshold',
-        job.alarms.deadLetters,
-      ],
-      errors: ['Errors', name, 'GreaterThanOrEqualToThreshold', 1],
-      throttles: ['Throttles', name, 'GreaterThanOrEqualToThreshold', 1],
-    };
-    for (const [kind, values] of Object.entries(expected)) {
-      const [, { Properties: alarm }] = one(template, 'AWS::CloudWatch::Alarm', { AlarmName: `${name}-${kind}` });
-      assert.deepEqual(
-        [alarm['MetricName'], alarm['Dimensions'][0].Value, alarm['ComparisonOperator'], alarm['Threshold']],
-        values,
-      );
-      assert.match(text(alarm['AlarmActions'][0]), /^<yg-observe:.*Alarms/);
-      assert.equal(alarm['TreatMissingData'], 'notBreaching');
     }
   });
 

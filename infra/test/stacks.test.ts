@@ -222,11 +222,12 @@ test('the dashboard shows every function and each of its alarms', () => {
   const observe = templateOf(aws, 'Observe');
   const [, { Properties }] = one(observe, 'AWS::CloudWatch::Dashboard');
   const body = text(Properties['DashboardBody']);
-  for (const { name } of catalog.jobs) {
-    assert.ok(body.includes(`"FunctionName","yg-${name}"`), name);
+  for (const { name, awaitsFunction } of catalog.jobs) {
+    assert.equal(body.includes(`"FunctionName","yg-${name}"`), !awaitsFunction, name);
     assert.ok(body.includes(`"QueueName","yg-${name}-dlq"`), name);
-    for (const alarm of ['oldest-message', 'dead-letters', 'errors', 'throttles']) {
-      assert.ok(body.includes(`:alarm:yg-${name}-${alarm}"`), alarm);
+    for (const alarm of ['oldest-message', 'dead-letters']) assert.ok(body.includes(`:alarm:yg-${name}-${alarm}"`), alarm);
+    for (const alarm of ['errors', 'throttles']) {
+      assert.equal(body.includes(`:alarm:yg-${name}-${alarm}"`), !awaitsFunction, alarm);
     }
   }
   for (const { name } of catalog.endpoints) {

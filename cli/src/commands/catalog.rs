@@ -33,7 +33,9 @@ fn row(spec: &jobs::Spec) -> [String; 5] {
         .iter()
         .map(|schedule| format!("cron({})", schedule.cron.fields))
         .collect();
-    let woken_by = if schedules.is_empty() {
+    let woken_by = if spec.awaits_function {
+        "no function yet".to_owned()
+    } else if schedules.is_empty() {
         "queue".to_owned()
     } else {
         schedules.join(", ")

@@ -43,6 +43,7 @@ struct Job {
     job: &'static str,
     queue: Option<Depth>,
     dead_letters: Option<u64>,
+    awaits_function: bool,
     event_source: Option<String>,
     last_run: Option<LastRun>,
 }
@@ -83,7 +84,8 @@ impl Report {
             // Nothing answers: asking for every queue would only take time.
             Err(_) => None,
         };
-        let job = async |name: &'static str| {
+        let job = async |spec: &'static jobs::Spec| {
+            let name = spec.name();
             let depth = async |queue: String| depth(sqs.as_ref()?, &queue).await;
             let queue = environment.queue(name);
             let (waiting, dead) = tokio::join!(depth(queue.clone()), depth(format!("{queue}-dlq")));
@@ -91,6 +93,7 @@ impl Report {
                 job: name,
                 queue: waiting,
                 dead_letters: dead.map(|dead| dead.ready + dead.in_flight + dead.delayed),
+                awaits_function: spec.awaits_function,
                 event_source: sources
                     .as_ref()
                     .ok()
@@ -101,7 +104,7 @@ impl Report {
                     .and_then(|runs| runs.iter().find(|run| run.job == name).cloned()),
             }
         };
-        let jobs = join_all(jobs::catalog::ALL.iter().map(|spec| job(spec.name()))).await;
+        let jobs = join_all(jobs::catalog::ALL.iter().map(|spec| job(spec))).await;
         let endpoint = environment.get("AWS_ENDPOINT_URL").unwrap_or_else(|| "AWS".into());
         let database = environment.get("DATABASE_URL").unwrap_or_default();
         let database = database
@@ -168,7 +171,11 @@ impl Job {
             depth(|depth| depth.in_flight),
             depth(|depth| depth.delayed),
             number(self.dead_letters),
-            self.event_source.clone().unwrap_or_else(|| "-".into()),
+            match &self.event_source {
+                Some(state) => state.clone(),
+                None if self.awaits_function => "no function yet".into(),
+                None => "-".into(),
+            },
             run.unwrap_or_else(|| "-".into()),
         ]
     }
@@ -284,6 +291,7 @@ mod tests {
             job: "a",
             queue: Some(depth),
             dead_letters: Some(1),
+            awaits_function: false,
             event_source: Some("Enabled".into()),
             last_run: Some(last_run),
         };
@@ -291,6 +299,7 @@ mod tests {
             job: "long-name",
             queue: None,
             dead_letters: None,
+            awaits_function: true,
             event_source: None,
             last_run: None,
         };
@@ -303,9 +312,9 @@ mod tests {
 engine    up    http://127.0.0.1:4566
 database  down  127.0.0.1:5433/x: refused
 
-JOB        READY  IN FLIGHT  DELAYED  DLQ  EVENT SOURCE  LAST RUN
-a          12     3          0        1    Enabled       done 9.0 s ago, 2 open or dead
-long-name  -      -          -        -    -             -
+JOB        READY  IN FLIGHT  DELAYED  DLQ  EVENT SOURCE     LAST RUN
+a          12     3          0        1    Enabled          done 9.0 s ago, 2 open or dead
+long-name  -      -          -        -    no function yet  -
 ";
         assert_eq!(report.text(now), expected);
     }

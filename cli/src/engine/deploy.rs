@@ -47,9 +47,9 @@ pub(crate) async fn deploy(workspace: &Workspace, step: Step, engine: &Engine) -
         .find_map(|line| serde_json::from_str(line).ok())
         .with_context(|| format!("the deployment did not say what it made; see {}", log.display()))?;
     step.done(&format!(
-        "{} queues with their functions, {} endpoint, bucket {}",
+        "{} queues, {} functions, bucket {}",
         jobs::catalog::ALL.len(),
-        jobs::catalog::ENDPOINTS.len(),
+        jobs::catalog::functions().count(),
         deployment.assets_bucket
     ));
     Ok(deployment)

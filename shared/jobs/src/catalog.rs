@@ -38,7 +38,7 @@ pub const ENDPOINTS: &[&Endpoint] = &[&UNSUBSCRIBE];
 
 /// The names of all functions: jobs, then endpoints.
 pub fn functions() -> impl Iterator<Item = &'static str> {
-    let jobs = ALL.iter().map(|spec| spec.name());
+    let jobs = ALL.iter().filter(|spec| !spec.awaits_function).map(|spec| spec.name());
     jobs.chain(ENDPOINTS.iter().map(|endpoint| endpoint.name()))
 }
 

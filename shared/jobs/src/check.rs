@@ -178,6 +178,10 @@ fn queue(spec: &Spec, specs: &[&Spec], expect: &mut impl FnMut(bool, String)) {
         );
     }
     expect(
+        !spec.awaits_function || spec.schedules.is_empty() && spec.topics.is_empty(),
+        "it awaits its function, and something sends without end".into(),
+    );
+    expect(
         spec.connections >= 2,
         format!("{} connections: the ledger needs one of its own", spec.connections),
     );
@@ -265,6 +269,7 @@ mod tests {
             (job().history(days(7), days(31)), "not 7 to 30 days"),
             (job().connections(1), "the ledger needs one"),
             (job().schedules(THREE_FIELDS), "not six fields"),
+            (job().schedules(EVERY_MINUTE).awaits_function(), "sends without end"),
         ] {
             let found = findings(spec.spec());
             assert!(found.contains(says), "{says}: {found}");

@@ -46,6 +46,7 @@ fn entry(spec: &Spec) -> Value {
         "alarms": {"oldestMessageSeconds": spec.priority.oldest_message().as_secs(), "deadLetters": 1},
         "history": {"completedSeconds": spec.history.completed.as_secs(), "failedSeconds": spec.history.failed.as_secs()},
         "logRetentionDays": LOG_RETENTION_DAYS,
+        "awaitsFunction": spec.awaits_function,
         "messageSchema": (spec.schema)(),
     })
 }

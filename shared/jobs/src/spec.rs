@@ -53,6 +53,8 @@ pub struct Spec {
     pub load: Load,
     /// How long the ledger remembers its runs.
     pub history: History,
+    /// The queue is there, and the function that empties it is still to be built: what is sent waits.
+    pub awaits_function: bool,
     /// The JSON Schema of the message.
     pub schema: fn() -> Value,
     /// Whether a body is a message of this job; the error is the reason.
@@ -244,6 +246,7 @@ impl<M: Message> Job<M> {
                 batch_takes: secs(1),
             },
             history: History::DEFAULT,
+            awaits_function: false,
             schema: schema_of::<M>,
             accepts: accepts::<M>,
         };
@@ -350,6 +353,12 @@ impl<M: Message> Job<M> {
     /// Sets [`Spec::history`].
     pub const fn history(mut self, completed: Duration, failed: Duration) -> Self {
         self.spec.history = History { completed, failed };
+        self
+    }
+
+    /// Sets [`Spec::awaits_function`]: others may send already, and nothing but the queue is deployed.
+    pub const fn awaits_function(mut self) -> Self {
+        self.spec.awaits_function = true;
         self
     }
 
