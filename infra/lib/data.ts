@@ -19,7 +19,13 @@ export class Data extends Stack {
     const database = settings.local
       ? { environment: { DATABASE_URL: settings.databaseUrl }, grant: () => {} }
       : new Database(this, 'Database', settings.prefix);
-    this.capabilities = { database, mail, storage, 'unsubscribe-key': mail.unsubscribeKey };
+    this.capabilities = {
+      database,
+      mail,
+      storage,
+      'storage-deletion': storage.deletion,
+      'unsubscribe-key': mail.unsubscribeKey,
+    };
     this.topics = { 'mail-feedback': mail.feedback };
 
     new CfnOutput(this, 'AssetsBucket', { value: storage.bucketName });

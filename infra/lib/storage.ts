@@ -9,6 +9,8 @@ import { removal, type Settings } from './settings.ts';
 export class Storage extends Construct implements Capability {
   readonly bucketName: string;
   readonly environment: Record<string, string>;
+  /** For functions that clean up: they look and delete, and write nothing. */
+  readonly deletion: Capability;
 
   constructor(
     scope: Construct,
@@ -19,6 +21,11 @@ export class Storage extends Construct implements Capability {
     // Bucket names are global: account and region make it ours.
     this.bucketName = `${settings.prefix}assets-${Aws.ACCOUNT_ID}-${Aws.REGION}`;
     this.environment = { ASSETS_BUCKET: this.bucketName };
+    this.deletion = {
+      environment: this.environment,
+      // S3 has no permission to ask for an object's size but that to read it.
+      grant: (role) => this.allow(role, ['s3:GetObject', 's3:DeleteObject']),
+    };
 
     const defaults = {
       encryption: s3.BucketEncryption.S3_MANAGED,
@@ -40,14 +47,13 @@ export class Storage extends Construct implements Capability {
   }
 
   grant(role: iam.Role): void {
+    this.allow(role, ['s3:GetObject', 's3:PutObject', 's3:AbortMultipartUpload']);
+  }
+
+  private allow(role: iam.Role, actions: string[]): void {
     const bucket = `arn:${Aws.PARTITION}:s3:::${this.bucketName}`;
     role.addToPolicy(new iam.PolicyStatement({ actions: ['s3:ListBucket'], resources: [bucket] }));
-    role.addToPolicy(
-      new iam.PolicyStatement({
-        actions: ['s3:GetObject', 's3:PutObject', 's3:DeleteObject', 's3:AbortMultipartUpload'],
-        resources: [`${bucket}/*`],
-      }),
-    );
+    role.addToPolicy(new iam.PolicyStatement({ actions, resources: [`${bucket}/*`] }));
     acceptWildcard(
       role,
       `arn:<AWS::Partition>:s3:::${this.settings.prefix}assets-<AWS::AccountId>-<AWS::Region>/*`,

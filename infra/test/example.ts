@@ -3,7 +3,7 @@ import type { Catalog } from '../lib/catalog.ts';
 const FOUR_DAYS = 345_600;
 const TWO_WEEKS = 1_209_600;
 
-/** One job that uses all that a catalog can declare, one that uses nothing, one that awaits its function, and an endpoint. */
+/** One job that uses nearly all that a catalog can declare, one that only deletes, one that awaits its function, and an endpoint. */
 export const EXAMPLE: Catalog = {
   version: 1,
   jobs: [
@@ -48,7 +48,7 @@ export const EXAMPLE: Catalog = {
       timeoutSeconds: 900,
       memoryMb: 128,
       connections: 2,
-      uses: [],
+      uses: ['storage-deletion'],
       sendsTo: [],
       schedules: [],
       topics: [],

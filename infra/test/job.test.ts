@@ -25,7 +25,8 @@ const ATTACH = [
 const PERMISSIONS: Record<string, string[]> = {
   database: [...ATTACH, 'rds-db:connect'],
   mail: ['ses:GetAccount', 'ses:SendEmail'],
-  storage: ['s3:AbortMultipartUpload', 's3:DeleteObject', 's3:GetObject', 's3:ListBucket', 's3:PutObject'],
+  storage: ['s3:AbortMultipartUpload', 's3:GetObject', 's3:ListBucket', 's3:PutObject'],
+  'storage-deletion': ['s3:DeleteObject', 's3:GetObject', 's3:ListBucket'],
 };
 const VARIABLES: Record<string, string[]> = {
   database: ['DATABASE_AUTH', 'DATABASE_POOL_SIZE', 'DATABASE_URL'],
@@ -40,6 +41,7 @@ const VARIABLES: Record<string, string[]> = {
     'UNSUBSCRIBE_KEY',
   ],
   storage: ['ASSETS_BUCKET'],
+  'storage-deletion': ['ASSETS_BUCKET'],
   'unsubscribe-key': ['UNSUBSCRIBE_KEY'],
 };
 /** No resource can be named for these. */

@@ -131,6 +131,10 @@ pub enum Use {
     Database,
     /// SES, through the mail ledger.
     Mail,
+    /// S3: the objects of assets, to read and to write.
+    Storage,
+    /// S3: the objects of assets, to measure and to delete. Only the scan and what cleans up may (spec: assets 0.6).
+    StorageDeletion,
     /// The key that signs unsubscribe links; with [`Use::Mail`] it comes anyway.
     UnsubscribeKey,
 }
