@@ -40,7 +40,14 @@ export class Storage extends Construct implements Capability {
       bucketName: this.bucketName,
       versioned: true,
       lifecycleRules: [
-        { abortIncompleteMultipartUploadAfter: Duration.days(7), noncurrentVersionExpiration: Duration.days(30) },
+        {
+          abortIncompleteMultipartUploadAfter: Duration.days(1),
+          noncurrentVersionExpiration: Duration.days(30),
+          expiredObjectDeleteMarker: true,
+        },
+        { prefix: 'temp/', expiration: Duration.days(1) },
+        // What the scan and the clean-up have left behind.
+        { prefix: 'uploads/', expiration: Duration.days(14) },
       ],
       ...(!settings.local && { serverAccessLogsBucket: accessLogs() }),
     });

@@ -131,6 +131,21 @@ test('the buckets are private, encrypted, refuse plain HTTP and outlive the stac
   }
 });
 
+test('what nobody needs any more leaves the bucket by itself, old versions last', () => {
+  for (const app of [aws, local]) {
+    const name = { 'Fn::Join': ['', ['yg-assets-', { Ref: 'AWS::AccountId' }, '-', { Ref: 'AWS::Region' }]] };
+    const [, { Properties: bucket }] = one(templateOf(app, 'Data'), 'AWS::S3::Bucket', { BucketName: name });
+    assert.equal(bucket['VersioningConfiguration'].Status, 'Enabled');
+    const rules = bucket['LifecycleConfiguration'].Rules as any[];
+    const [whole] = rules.filter(({ Prefix }) => !Prefix);
+    assert.equal(whole.AbortIncompleteMultipartUpload.DaysAfterInitiation, 1);
+    assert.equal(whole.NoncurrentVersionExpiration.NoncurrentDays, 30);
+    assert.equal(whole.ExpiredObjectDeleteMarker, true);
+    const prefixes = rules.filter(({ Prefix }) => Prefix).map(({ Prefix, ExpirationInDays }) => `${Prefix} ${ExpirationInDays}`);
+    assert.deepEqual(prefixes.sort(), ['temp/ 1', 'uploads/ 14']);
+  }
+});
+
 test('mail is signed by the domain of its sender and leaves by three lanes', () => {
   for (const [app, domain] of [
     [aws, 'mail.example.com'],
