@@ -30,6 +30,8 @@ pub enum Service {
     Ses,
     /// The queues.
     Sqs,
+    /// The storage.
+    S3,
 }
 
 /// A moment in the life of a scenario: the call with this number, from 1, of this service.
@@ -55,7 +57,7 @@ pub struct Call {
 /// What a call changes once it is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing: a preparation, or a GET.
+    /// Nothing: a preparation, a GET or a HEAD.
     None,
     /// Something that is rolled back unless a COMMIT follows.
     Pending,
@@ -292,6 +294,7 @@ const SERVICES: &[(&str, Service)] = &[
     ("postgres", Service::Postgres),
     ("ses", Service::Ses),
     ("sqs", Service::Sqs),
+    ("s3", Service::S3),
 ];
 
 const FAULTS: &[(&str, Fault)] = &[
@@ -353,9 +356,9 @@ mod tests {
 
     #[test]
     fn a_case_reads_back_as_it_was_written() {
-        let calls = [Service::Postgres, Service::Ses, Service::Sqs].map(|service| call(service, 3, ""));
+        let calls = [Service::Postgres, Service::Ses, Service::Sqs, Service::S3].map(|service| call(service, 3, ""));
         let cases = matrix(&calls, false);
-        assert_eq!(cases.len(), 3 * 5 + 2);
+        assert_eq!(cases.len(), 4 * 5 + 2);
         for case in cases {
             assert_eq!(case.to_string().parse::<Case>().unwrap(), case);
         }

@@ -107,6 +107,15 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Without a body.
+    pub(crate) fn plain(status: &'static str) -> Self {
+        Self {
+            status,
+            headers: String::new(),
+            body: Bytes::new(),
+        }
+    }
+
     pub(crate) fn json(status: &'static str, body: impl Into<Bytes>) -> Self {
         Self {
             status,
@@ -127,7 +136,8 @@ impl Answer {
         self
     }
 
-    pub(crate) fn to_bytes(&self) -> BytesMut {
+    /// As an answer to a method. What answers a HEAD tells the length of a body, and has none.
+    pub(crate) fn to_bytes(&self, method: &str) -> BytesMut {
         let head = format!(
             "HTTP/1.1 {}\r\n{}content-length: {}\r\n\r\n",
             self.status,
@@ -136,7 +146,9 @@ impl Answer {
         );
         let mut bytes = BytesMut::with_capacity(head.len() + self.body.len());
         bytes.extend_from_slice(head.as_bytes());
-        bytes.extend_from_slice(&self.body);
+        if method != "HEAD" {
+            bytes.extend_from_slice(&self.body);
+        }
         bytes
     }
 }
@@ -171,10 +183,10 @@ async fn converse(mut stream: TcpStream, service: impl Service) -> io::Result<()
         let close = request
             .header("connection")
             .is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        let Reply::Answer(answer) = service.reply(request).await else {
+        let Reply::Answer(answer) = service.reply(request.clone()).await else {
             break;
         };
-        stream.write_all(&answer.to_bytes()).await?;
+        stream.write_all(&answer.to_bytes(request.method())).await?;
         if close {
             break;
         }
@@ -205,13 +217,13 @@ impl Drop for Background {
     }
 }
 
-/// Reads one whole response, as it came.
-pub(crate) async fn read_response(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Bytes> {
+/// Reads one whole response to a request of that method, as it came.
+pub(crate) async fn read_response(method: &str, stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Bytes> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
         let mut parsed = httparse::Response::new(&mut headers);
         if let httparse::Status::Complete(head) = parsed.parse(buffer).map_err(invalid)? {
-            let bodiless = matches!(parsed.code, Some(204 | 304));
+            let bodiless = method == "HEAD" || matches!(parsed.code, Some(204 | 304));
             let end = match body_length(parsed.headers)? {
                 _ if bodiless => Some(head),
                 Some(length) => (buffer.len() >= head + length).then_some(head + length),

@@ -1,8 +1,8 @@
 //! Tests of jobs: the built function on real protocols, with the world's failures injected on the wire.
 //!
 //! The function under test is the binary that is deployed, driven through the Lambda Runtime API ([`lambda`]), fed by
-//! an SQS that keeps SQS's promises and no better ones ([`queue`]), with an SES that fails on demand ([`mailbox`]) and a
-//! real PostgreSQL ([`postgres`]). [`World`] holds them together for one test; [`faults`] runs a test once for every
+//! an SQS that keeps SQS's promises and no better ones ([`queue`]), with an SES and an S3 that fail on demand ([`mailbox`],
+//! [`storage`]) and a real PostgreSQL ([`postgres`]). [`World`] holds them together for one test; [`faults`] runs a test once for every
 //! failure at every call that travels. Production code knows nothing of all this.
 
 mod analytics;
@@ -14,6 +14,7 @@ pub mod mailbox;
 pub mod people;
 pub mod postgres;
 pub mod queue;
+pub mod storage;
 pub mod sweep;
 mod wire;
 pub mod world;
@@ -21,6 +22,7 @@ pub mod world;
 pub use lambda::{Failure, Function, Lambda};
 pub use mailbox::{Answer, Mail, Mailbox};
 pub use queue::{Clock, Queue};
+pub use storage::Storage;
 pub use world::World;
 
 /// The repository.

@@ -68,14 +68,14 @@ impl Wire {
 /// The proxies of one function.
 #[derive(Debug)]
 pub(crate) struct Proxies {
-    addresses: [String; 3],
+    addresses: [String; 4],
     victim: Arc<OnceLock<Lambda>>,
-    _servers: [Background; 3],
+    _servers: [Background; 4],
 }
 
 impl Proxies {
-    /// In front of the database, SES and SQS, in that order.
-    pub(crate) async fn start(wire: Arc<Wire>, upstream: [&str; 3]) -> io::Result<Self> {
+    /// In front of the database, SES, SQS and S3, in that order.
+    pub(crate) async fn start(wire: Arc<Wire>, upstream: [&str; 4]) -> io::Result<Self> {
         let victim = Arc::new(OnceLock::new());
         let start = async |service, url: &str| {
             let place = authority(url);
@@ -94,19 +94,20 @@ impl Proxies {
             let address = [&url[..place.start], &address.to_string(), &url[place.end..]].concat();
             io::Result::Ok((server, address))
         };
-        let [database, ses, sqs] = upstream;
+        let [database, ses, sqs, s3] = upstream;
         let (first, database) = start(Service::Postgres, database).await?;
         let (second, ses) = start(Service::Ses, ses).await?;
         let (third, sqs) = start(Service::Sqs, sqs).await?;
+        let (fourth, s3) = start(Service::S3, s3).await?;
         Ok(Self {
-            addresses: [database, ses, sqs],
+            addresses: [database, ses, sqs, s3],
             victim,
-            _servers: [first, second, third],
+            _servers: [first, second, third, fourth],
         })
     }
 
     /// The addresses of the same places, through the proxies.
-    pub(crate) fn addresses(&self) -> [String; 3] {
+    pub(crate) fn addresses(&self) -> [String; 4] {
         self.addresses.clone()
     }
 
@@ -157,7 +158,7 @@ impl Route {
         let (client, server) = (End::new(client), End::new(server));
         match self.service {
             Service::Postgres => postgres::relay(&self, client, server).await,
-            Service::Ses | Service::Sqs => http::relay(&self, client, server).await,
+            Service::Ses | Service::Sqs | Service::S3 => http::relay(&self, client, server).await,
         }
     }
 

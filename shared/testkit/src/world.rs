@@ -1,4 +1,4 @@
-//! Everything a job touches, made for one test: a database, a mailbox, queues, and its built function.
+//! Everything a job touches, made for one test: a database, a mailbox, queues, storage, and its built function.
 //!
 //! ```no_run
 //! # use serde_json::json;
@@ -30,6 +30,7 @@ use sqlx::PgPool;
 use crate::lambda::{Failure, Function, Lambda};
 use crate::mailbox::Mailbox;
 use crate::queue::{Batches, Clock, Drained, Message, Queue, Redrive, Rules};
+use crate::storage::Storage;
 use crate::wire::{Proxies, Wire};
 
 /// What every queue's name begins with in a test.
@@ -53,6 +54,8 @@ pub struct World {
     pub mailbox: Mailbox,
     /// Its SQS, where time stands still until something advances it.
     pub queue: Queue,
+    /// Its S3. The bucket of assets is `assets`.
+    pub storage: Storage,
     wire: Option<Arc<Wire>>,
     database: Database,
 }
@@ -80,6 +83,7 @@ impl World {
         let db = database.pool();
         let mailbox = Mailbox::start().await.expect("a port for the mailbox");
         let queue = Queue::start(Clock::Virtual).await.expect("a port for the queue");
+        let storage = Storage::start().await.expect("a port for the storage");
         let environment = Mutex::new(environment());
         let (functions, instances, jobs, still) = Default::default();
         Self {
@@ -91,6 +95,7 @@ impl World {
             db,
             mailbox,
             queue,
+            storage,
             wire,
             database,
         }
@@ -152,7 +157,12 @@ impl World {
         );
         let proxies = match &self.wire {
             Some(wire) => {
-                let upstream = [self.database.url(), self.mailbox.address(), self.queue.address()];
+                let upstream = [
+                    self.database.url(),
+                    self.mailbox.address(),
+                    self.queue.address(),
+                    self.storage.address(),
+                ];
                 Some(Arc::new(
                     Proxies::start(wire.clone(), upstream)
                         .await
@@ -161,12 +171,13 @@ impl World {
             }
             None => None,
         };
-        let [database, ses, sqs] = match &proxies {
+        let [database, ses, sqs, s3] = match &proxies {
             Some(proxies) => proxies.addresses(),
             None => [
                 self.database.url().to_owned(),
                 self.mailbox.address().to_owned(),
                 self.queue.address().to_owned(),
+                self.storage.address().to_owned(),
             ],
         };
         let function = Function::new(program)
@@ -176,6 +187,7 @@ impl World {
             .env("DATABASE_URL", database)
             .env("AWS_ENDPOINT_URL_SESV2", ses)
             .env("AWS_ENDPOINT_URL_SQS", &sqs)
+            .env("AWS_ENDPOINT_URL_S3", s3)
             .env(
                 "QUEUE_URL_PREFIX",
                 self.queue.url(QUEUE_PREFIX).replace(self.queue.address(), &sqs),

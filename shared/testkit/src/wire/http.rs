@@ -15,17 +15,17 @@ pub(super) async fn relay(route: &Route, mut client: End, mut server: End) -> io
             None => format!("{} {}", request.method(), request.target()),
         };
         let effect = match request.method() {
-            "GET" => Effect::None,
+            "GET" | "HEAD" => Effect::None,
             _ => Effect::Lasting,
         };
         let fault = route.note(what, effect);
         let exchange = async |server: &mut End| {
             server.send(&request.raw).await?;
-            read_response(&mut server.stream, &mut server.received).await
+            read_response(request.method(), &mut server.stream, &mut server.received).await
         };
         let refuse = async |_: &mut End| {
             let answer = Answer::error("500 Internal Server Error", "InternalFailure", "a fault of the test");
-            io::Result::Ok(Bytes::from(answer.to_bytes()))
+            io::Result::Ok(Bytes::from(answer.to_bytes(request.method())))
         };
         let response = carry(route, fault, &mut server, exchange, refuse).await?;
         client.send(&response).await?;
