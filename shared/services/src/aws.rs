@@ -43,7 +43,26 @@ impl Aws {
         let endpoint = |name: &str| std::env::var(name).ok().filter(|url| !url.is_empty());
         let endpoint = endpoint(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| endpoint("AWS_ENDPOINT_URL"));
         let mut config = self.config.clone().into_builder();
-        config.set_endpoint_url(endpoint);
+        if endpoint.is_some() {
+            config.set_endpoint_url(endpoint);
+        }
         config.build()
+    }
+
+    /// Everything at one address.
+    #[cfg(test)]
+    pub(crate) fn at(endpoint: &str) -> Self {
+        use aws_credential_types::Credentials;
+
+        let config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                "id", "secret", None, None, "test",
+            )))
+            .retry_config(RetryConfig::disabled())
+            .endpoint_url(endpoint)
+            .build();
+        Self { config }
     }
 }
