@@ -8,7 +8,7 @@ use jobs::{Job, Message, Spec, Timestamp};
 use serde::Serialize;
 use services::mail::Mailer;
 use services::outbox::{self, Departure};
-use services::{Database, Error, Outgoing, Queues};
+use services::{Database, Error, Outgoing, Queues, Storage};
 use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::time::{Instant, timeout};
 
@@ -24,6 +24,7 @@ pub(crate) struct World {
     pub database: Database,
     pub queues: Queues,
     pub mailer: Option<Mailer>,
+    pub storage: Option<Storage>,
 }
 
 /// What a handler may use. Lives for one invocation.
@@ -52,6 +53,14 @@ impl Context {
             .mailer
             .as_ref()
             .ok_or_else(|| Error::permanent("the job does not declare that it uses mail"))
+    }
+
+    /// The storage of a job that declares that it uses it, for what it declares.
+    pub fn storage(&self) -> Result<&Storage, Error> {
+        self.world
+            .storage
+            .as_ref()
+            .ok_or_else(|| Error::permanent("the job does not declare that it uses storage"))
     }
 
     /// How long the function still has.

@@ -8,7 +8,7 @@ use lambda_runtime::{LambdaEvent, Runtime, service_fn};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use services::mail::{Mailer, Settings};
-use services::{Aws, Database, Error, Queues};
+use services::{Aws, Database, Error, Queues, Storage};
 use tokio::time::{Instant, timeout_at};
 
 use crate::batch::{ANSWER_WITHIN, Batch, Fate};
@@ -76,10 +76,16 @@ fn world(spec: &Spec) -> Result<World, Error> {
         true => Some(Mailer::new(&aws, Settings::from_env()?)?),
         false => None,
     };
+    let uses_storage = spec.uses.contains(&Use::Storage) || spec.uses.contains(&Use::StorageDeletion);
+    let storage = match uses_storage {
+        true => Some(Storage::from_env(&aws)?),
+        false => None,
+    };
     Ok(World {
         database: Database::from_env(&aws)?,
         queues: queues(&aws)?,
         mailer,
+        storage,
     })
 }
 
