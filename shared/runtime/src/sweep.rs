@@ -19,7 +19,8 @@
 //! # Ways to get this wrong
 //!
 //! * A rule with a clock of its own (`now()`): it changes from page to page, and a slot of last week is swept by today's rule.
-//! * Effects outside the database in a step: they belong after the commit ([`Sweeper::page`]), and may be lost in a crash.
+//! * Effects outside the database in a step: they belong after the commit. After that of [`Sweeper::page`] they are lost in a crash;
+//!   [`Sweeper::page_with_effects`] repeats them.
 //! * A rule that is true of a row again after the step has treated it.
 
 use std::collections::BTreeMap;
@@ -60,6 +61,8 @@ pub struct Sweeper<'r, R> {
     report: R,
     /// No page begins any more: time is up, or the lease is lost.
     stopped: bool,
+    /// The page is tried once more.
+    contended: bool,
     failure: Option<Failure>,
 }
 
@@ -167,6 +170,7 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
             report: report(progress.cursor.report)?,
             steps: progress.cursor.steps,
             stopped: false,
+            contended: false,
             failure: None,
         })
     }
@@ -189,7 +193,8 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
     /// Does a step: pages until one is short, or until it is time to stop. Its name is its place in the cursor: keep it.
     pub async fn step(&mut self, name: &str, work: impl AsyncFn(&mut Page<'_, R>) -> Result<Swept, Error>) {
         let work = async |page: &mut Page<'_, R>| Ok((work(page).await?, ()));
-        while self.try_page(name, BEGIN_LOOSE, &work).await.is_some() {}
+        let page = async |sweep: &mut Self, after: Position| sweep.do_page(name, after, BEGIN_LOOSE, &work).await;
+        while self.try_page(name, &page).await.is_some() {}
     }
 
     /// Does one page of a step and gives what it leaves to be done after its commit; `None` when the step is over, or must stop.
@@ -198,7 +203,43 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
         name: &str,
         work: impl AsyncFn(&mut Page<'_, R>) -> Result<(Swept, T), Error>,
     ) -> Option<T> {
-        self.try_page(name, BEGIN, &work).await
+        let page = async |sweep: &mut Self, after: Position| sweep.do_page(name, after, BEGIN, &work).await;
+        self.try_page(name, page).await
+    }
+
+    /// Does one page of a step in two transactions with effects outside the database between them: `claim` marks what is to be treated,
+    /// `act` treats it, `settle` writes down what came of it, and counts. Whether there may be another page; the step is over, or must
+    /// stop, when there is none.
+    ///
+    /// The page is behind us when `settle` is committed. Whoever dies before that claims it again: the rule must find what is marked
+    /// and not settled, and effects must bear to be repeated. A dry run is one transaction, rolled back.
+    pub async fn page_with_effects<T, U>(
+        &mut self,
+        name: &str,
+        claim: impl AsyncFn(&mut Page<'_, R>) -> Result<(Swept, T), Error>,
+        act: impl AsyncFn(T) -> Result<U, Error>,
+        settle: impl AsyncFn(&mut Page<'_, R>, U) -> Result<(), Error>,
+    ) -> bool {
+        let page = async |sweep: &mut Self, after: Position| {
+            let mut page = sweep.begin_page(after.clone(), BEGIN).await?;
+            let (swept, claimed) = claim(&mut page).await?;
+            let (mut page, outcome) = if swept.found > 0 && !sweep.dry_run {
+                let progress = sweep.progress(&sweep.steps, &sweep.report);
+                close(sweep.run, page.tx, false, progress).await?;
+                let outcome = act(claimed).await?;
+                (sweep.begin_page(after, BEGIN).await?, outcome)
+            } else {
+                (page, act(claimed).await?)
+            };
+            settle(&mut page, outcome).await?;
+            sweep.end_page(name, page, swept).await
+        };
+        self.try_page(name, page).await.is_some()
+    }
+
+    /// Fails the run in the end, for the sake of what could not be done after a page. Other steps go on.
+    pub fn fail(&mut self, error: Error) {
+        self.failure.get_or_insert(error.into());
     }
 
     /// Ends the run: with the report, with a message that asks for the rest, or with the first step's failure.
@@ -226,12 +267,12 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
     async fn try_page<T>(
         &mut self,
         name: &str,
-        begin: &'static str,
-        work: &impl AsyncFn(&mut Page<'_, R>) -> Result<(Swept, T), Error>,
+        page: impl AsyncFn(&mut Self, Position) -> Result<T, Error>,
     ) -> Option<T> {
         for is_last in [false, true] {
             let after = self.next(name)?;
-            let error = match self.do_page(name, after, begin, is_last, work).await {
+            self.contended = is_last;
+            let error = match page(self, after).await {
                 Ok(left) => return Some(left),
                 Err(error) => error,
             };
@@ -271,18 +312,27 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
         name: &str,
         after: Position,
         begin: &'static str,
-        contended: bool,
         work: &impl AsyncFn(&mut Page<'_, R>) -> Result<(Swept, T), Error>,
     ) -> Result<T, Error> {
-        let mut page = Page {
+        let mut page = self.begin_page(after, begin).await?;
+        let (swept, left) = work(&mut page).await?;
+        self.end_page(name, page, swept).await?;
+        Ok(left)
+    }
+
+    async fn begin_page(&self, after: Position, begin: &'static str) -> Result<Page<'r, R>, Error> {
+        Ok(Page {
             tx: self.run.begin_with(begin).await?,
             as_of: self.as_of,
             limit: self.limit,
             after,
-            contended,
+            contended: self.contended,
             report: self.report.clone(),
-        };
-        let (swept, left) = work(&mut page).await?;
+        })
+    }
+
+    /// Commits a page and how far the sweep has come with it.
+    async fn end_page(&mut self, name: &str, page: Page<'r, R>, swept: Swept) -> Result<(), Error> {
         let mut steps = self.steps.clone();
         let reached = match swept.found < self.limit {
             true => Reached::Done,
@@ -293,14 +343,19 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
         };
         steps.insert(name.to_owned(), reached);
         // Of a page that found nothing nothing need be remembered.
-        let progress = (swept.found > 0 || page.report != self.report).then(|| Progress {
-            as_of: self.as_of,
-            cursor: cursor(steps.clone(), &page.report),
-        });
-        let progress = progress.and_then(|progress| serde_json::to_value(progress).ok());
+        let changed = swept.found > 0 || page.report != self.report;
+        let progress = changed.then(|| self.progress(&steps, &page.report)).flatten();
         close(self.run, page.tx, self.dry_run, progress).await?;
         (self.steps, self.report) = (steps, page.report);
-        Ok(left)
+        Ok(())
+    }
+
+    fn progress(&self, steps: &BTreeMap<String, Reached>, report: &R) -> Option<Value> {
+        let progress = Progress {
+            as_of: self.as_of,
+            cursor: cursor(steps.clone(), report),
+        };
+        serde_json::to_value(progress).ok()
     }
 
     async fn reload(&mut self) -> Result<(), Error> {
