@@ -20,6 +20,11 @@ pub const ALL: &[&Spec] = &[
     ANALYTICS_AGGREGATE.spec(),
     METRICS_AGGREGATION.spec(),
     WEEKLY_MONTHLY_METRICS_AGGREGATION.spec(),
+    ASSET_VIRUS_SCAN.spec(),
+    ASSET_THUMBNAIL_GENERATION.spec(),
+    ASSET_METADATA_EXTRACTION.spec(),
+    ASSET_PREVIEW_GENERATION.spec(),
+    ASSET_FORMAT_CONVERSION.spec(),
     STORAGE_METRICS_CALCULATION.spec(),
     TOKEN_CLEANUP.spec(),
     SESSION_CLEANUP.spec(),
@@ -225,6 +230,61 @@ pub const WEEKLY_MONTHLY_METRICS_AGGREGATION: Job<ReconcileMetrics> =
         }])
         .load(1, secs(60));
 // assets -------------------------------------------------------------------------------------------------
+
+/// Spec: assets, `asset-virus-scan`.
+pub const ASSET_VIRUS_SCAN: Job<ScanAsset> = Job::new("assets/asset-virus-scan")
+    .about("Decides whether uploaded bytes may enter the system")
+    .priority(Priority::UserFacing)
+    .attempts(3, Backoff::exponential(secs(5)))
+    .concurrency(3)
+    .timeout(minutes(10))
+    .memory(mb(4096))
+    .load(1, secs(3))
+    .awaits_function();
+
+/// Spec: assets, `asset-thumbnail-generation`.
+pub const ASSET_THUMBNAIL_GENERATION: Job<ProcessAsset> = Job::new("assets/asset-thumbnail-generation")
+    .about("Draws three thumbnails of an image, a video or a document")
+    .priority(Priority::NearRealTime)
+    .attempts(3, Backoff::exponential(secs(5)))
+    .concurrency(20)
+    .timeout(minutes(2))
+    .memory(mb(2048))
+    .load(5, secs(3))
+    .awaits_function();
+
+/// Spec: assets, `asset-metadata-extraction`.
+pub const ASSET_METADATA_EXTRACTION: Job<ProcessAsset> = Job::new("assets/asset-metadata-extraction")
+    .about("Reads what a file says of itself: sizes, tags, text, the waveform of a sound")
+    .priority(Priority::NearRealTime)
+    .attempts(3, Backoff::exponential(secs(5)))
+    .concurrency(20)
+    .timeout(minutes(2))
+    .memory(mb(2048))
+    .load(5, secs(3))
+    .awaits_function();
+
+/// Spec: assets, `asset-preview-generation`.
+pub const ASSET_PREVIEW_GENERATION: Job<ProcessAsset> = Job::new("assets/asset-preview-generation")
+    .about("Cuts a short clip out of a video or a sound")
+    .priority(Priority::Background)
+    .attempts(2, Backoff::exponential(secs(10)))
+    .concurrency(5)
+    .timeout(minutes(7))
+    .memory(mb(3072))
+    .load(1, secs(5))
+    .awaits_function();
+
+/// Spec: assets, `asset-format-conversion`.
+pub const ASSET_FORMAT_CONVERSION: Job<ConvertAsset> = Job::new("assets/asset-format-conversion")
+    .about("Makes the variants of a file that browsers and phones want")
+    .priority(Priority::Background)
+    .attempts(2, Backoff::exponential(secs(30)))
+    .concurrency(5)
+    .timeout(minutes(15))
+    .memory(mb(6144))
+    .load(1, secs(5))
+    .awaits_function();
 
 /// Spec: assets, `storage-metrics-calculation`.
 pub const STORAGE_METRICS_CALCULATION: Job<MeasureStorage> = Job::new("assets/storage-metrics-calculation")

@@ -2,6 +2,123 @@ use chrono::NaiveDate;
 
 use super::*;
 
+/// Why an upload is to be scanned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScanReason {
+    /// It is new.
+    #[default]
+    Upload,
+    /// Its scan never came to an end.
+    Stuck,
+    /// The object is not the one that was scanned.
+    SourceChanged,
+    /// Somebody asks for another scan.
+    Rescan,
+}
+
+/// Scan the bytes of an upload.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScanAsset {
+    /// The row of `ip_assets`.
+    pub asset_id: Id,
+    /// Why.
+    #[serde(default)]
+    pub reason: ScanReason,
+    /// Names a `rescan`: one that comes twice is done once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Id>,
+}
+
+impl Message for ScanAsset {
+    fn validate(&self) -> Result<(), String> {
+        match (self.reason, &self.request_id) {
+            (ScanReason::Rescan, None) => Err("a `rescan` has no `requestId`".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Do one step of processing an asset: thumbnails, metadata or previews, as the job says.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessAsset {
+    /// The row of `ip_assets`.
+    pub asset_id: Id,
+    /// Do it again, whatever is there; only with `requestId`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// Names what was forced: one that comes twice is done once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Id>,
+}
+
+impl Message for ProcessAsset {
+    fn validate(&self) -> Result<(), String> {
+        requested(self.force, self.request_id.as_ref())
+    }
+}
+
+/// A file that is made of an asset for browsers and phones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(
+    missing_docs,
+    reason = "the spec has a table of them (assets, `asset-format-conversion`)"
+)]
+pub enum ConversionVariant {
+    Webp,
+    Avif,
+    #[serde(rename = "size_400w")]
+    Size400w,
+    #[serde(rename = "size_800w")]
+    Size800w,
+    #[serde(rename = "size_1200w")]
+    Size1200w,
+    #[serde(rename = "size_1920w")]
+    Size1920w,
+    OptimizedMp4,
+    #[serde(rename = "720p")]
+    P720,
+    #[serde(rename = "480p")]
+    P480,
+    QualityHigh,
+    QualityMedium,
+    QualityLow,
+    Aac,
+}
+
+/// Make the variants of an asset.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConvertAsset {
+    /// The row of `ip_assets`.
+    pub asset_id: Id,
+    /// Just this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<ConversionVariant>,
+    /// Do it again, whatever is there; only with `requestId`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// Names what was forced: one that comes twice is done once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Id>,
+}
+
+impl Message for ConvertAsset {
+    fn validate(&self) -> Result<(), String> {
+        requested(self.force, self.request_id.as_ref())
+    }
+}
+
+fn requested(force: bool, request_id: Option<&Id>) -> Result<(), String> {
+    match (force, request_id) {
+        (true, None) => Err("`force` has no `requestId`".into()),
+        _ => Ok(()),
+    }
+}
+
 /// Measure what is stored, for one day.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -20,5 +137,55 @@ pub struct MeasureStorage {
 impl Message for MeasureStorage {
     fn as_of(&self) -> Option<Timestamp> {
         self.as_of
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::decode;
+
+    #[test]
+    fn what_is_asked_for_again_has_a_name() {
+        assert!(decode::<ScanAsset>(json!({"assetId": "a", "reason": "rescan", "requestId": "r"})).is_ok());
+        assert!(decode::<ProcessAsset>(json!({"assetId": "a", "force": true, "requestId": "r"})).is_ok());
+        let errors = [
+            decode::<ScanAsset>(json!({"assetId": "a", "reason": "rescan"})).unwrap_err(),
+            decode::<ProcessAsset>(json!({"assetId": "a", "force": true})).unwrap_err(),
+            decode::<ConvertAsset>(json!({"assetId": "a", "force": true})).unwrap_err(),
+        ];
+        assert_eq!(
+            errors.map(|error| error.to_string()),
+            [
+                "invalid message: a `rescan` has no `requestId`",
+                "invalid message: `force` has no `requestId`",
+                "invalid message: `force` has no `requestId`"
+            ]
+        );
+    }
+
+    #[test]
+    fn variants_are_called_what_their_files_are_called() {
+        let names = [
+            "webp",
+            "avif",
+            "size_400w",
+            "size_800w",
+            "size_1200w",
+            "size_1920w",
+            "optimized_mp4",
+            "720p",
+            "480p",
+            "quality_high",
+            "quality_medium",
+            "quality_low",
+            "aac",
+        ];
+        for name in names {
+            let message = decode::<ConvertAsset>(json!({"assetId": "a", "variant": name})).unwrap();
+            assert_eq!(serde_json::to_value(message).unwrap()["variant"], name);
+        }
     }
 }
