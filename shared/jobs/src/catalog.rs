@@ -3,7 +3,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::messages::*;
-use crate::spec::Use::{Database, Mail, UnsubscribeKey};
+use crate::spec::Use::{Database, Mail, StorageDeletion, UnsubscribeKey};
 use crate::spec::{Backoff, Cron, Job, Priority, Schedule, Spec, Topic, days, mb, millis, minutes, secs};
 use crate::sweep::Sweep;
 
@@ -25,6 +25,7 @@ pub const ALL: &[&Spec] = &[
     ASSET_METADATA_EXTRACTION.spec(),
     ASSET_PREVIEW_GENERATION.spec(),
     ASSET_FORMAT_CONVERSION.spec(),
+    UPLOAD_CLEANUP.spec(),
     STORAGE_METRICS_CALCULATION.spec(),
     TOKEN_CLEANUP.spec(),
     SESSION_CLEANUP.spec(),
@@ -285,6 +286,28 @@ pub const ASSET_FORMAT_CONVERSION: Job<ConvertAsset> = Job::new("assets/asset-fo
     .memory(mb(6144))
     .load(1, secs(5))
     .awaits_function();
+
+/// Spec: assets, `upload-cleanup`.
+pub const UPLOAD_CLEANUP: Job<SweepUploads> = Job::new("assets/upload-cleanup")
+    .about("Removes abandoned, failed and old infected uploads, and revives stuck scans")
+    .attempts(2, Backoff::exponential(secs(30)))
+    .timeout(minutes(15))
+    .minimum(secs(60))
+    .memory(mb(512))
+    .uses(&[Database, StorageDeletion])
+    .sends_to(&[
+        "asset-virus-scan",
+        "asset-thumbnail-generation",
+        "asset-metadata-extraction",
+        "asset-preview-generation",
+        "asset-format-conversion",
+    ])
+    .schedules(&[Schedule {
+        name: "hourly",
+        cron: Cron::utc("0 * * * ? *"),
+        message: "{}",
+    }])
+    .load(1, secs(60));
 
 /// Spec: assets, `storage-metrics-calculation`.
 pub const STORAGE_METRICS_CALCULATION: Job<MeasureStorage> = Job::new("assets/storage-metrics-calculation")

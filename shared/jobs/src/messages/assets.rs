@@ -1,6 +1,7 @@
 use chrono::NaiveDate;
 
 use super::*;
+use crate::{Cursor, Sweep};
 
 /// Why an upload is to be scanned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -119,6 +120,68 @@ fn requested(force: bool, request_id: Option<&Id>) -> Result<(), String> {
     }
 }
 
+/// One of the sweeps of uploads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UploadSweep {
+    /// Uploads that nobody confirmed.
+    Abandoned,
+    /// Scans and steps whose message was lost.
+    Stuck,
+    /// Uploads that no scan could accept.
+    Failed,
+    /// Files with malware.
+    Infected,
+}
+
+/// Sweep uploads. `{}` is all sweeps.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SweepUploads {
+    /// Only this sweep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<UploadSweep>,
+    /// The slot; replaces "now" in every rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Timestamp>,
+    /// Assets of one page, 200 unless told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub batch_size: Option<u32>,
+    /// The most pages of one run; a new message asks for the rest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub pages: Option<u32>,
+    /// Only count what would be swept.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Where an earlier run has got to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<Cursor>,
+}
+
+impl From<SweepUploads> for Sweep {
+    fn from(message: SweepUploads) -> Self {
+        Self {
+            as_of: message.as_of,
+            batch_size: message.batch_size,
+            pages: message.pages,
+            dry_run: message.dry_run,
+            cursor: message.cursor,
+        }
+    }
+}
+
+impl Message for SweepUploads {
+    fn as_of(&self) -> Option<Timestamp> {
+        self.as_of
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        Sweep::from(self.clone()).validate_with_pages_of(1..=1000)
+    }
+}
+
 /// Measure what is stored, for one day.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -187,5 +250,13 @@ mod tests {
             let message = decode::<ConvertAsset>(json!({"assetId": "a", "variant": name})).unwrap();
             assert_eq!(serde_json::to_value(message).unwrap()["variant"], name);
         }
+    }
+
+    #[test]
+    fn what_one_run_of_a_sweep_leaves_is_a_message_for_the_next() {
+        let message = json!({"asOf": "2025-10-20T09:00:00Z", "batchSize": 1000, "pages": 1, "dryRun": true, "cursor": {"steps": {"a": "done"}, "report": {}}});
+        let sweep = Sweep::from(decode::<SweepUploads>(message.clone()).unwrap());
+        assert_eq!(serde_json::to_value(sweep).unwrap(), message);
+        assert!(decode::<SweepUploads>(json!({"batchSize": 1001})).is_err());
     }
 }
