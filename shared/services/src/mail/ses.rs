@@ -211,21 +211,13 @@ pub(super) async fn account(client: &Client) -> Result<Account, Error> {
 
 #[cfg(test)]
 mod tests {
-    use aws_config::retry::RetryConfig;
-    use aws_config::{BehaviorVersion, Region};
-    use aws_credential_types::Credentials;
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::Aws;
 
     fn client(endpoint: &str) -> Client {
-        let config = aws_sdk_sesv2::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
-            .retry_config(RetryConfig::disabled())
-            .endpoint_url(endpoint);
-        Client::from_conf(config.build())
+        Client::new(&Aws::at(endpoint).of("SESV2"))
     }
 
     fn letter() -> Letter {
