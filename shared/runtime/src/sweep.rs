@@ -39,11 +39,29 @@ use sqlx::types::Json;
 use crate::context::{Run, Tx};
 use crate::outcome::{Failure, Outcome, continued, done};
 
-/// Commits of plain steps do not wait for the disk: what a crash of the database takes back, it takes back together with the progress.
-const BEGIN_LOOSE: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL plan_cache_mode = force_custom_plan;
-    SET LOCAL synchronous_commit = off";
-/// A plan made for an empty table would scan a full one.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL plan_cache_mode = force_custom_plan";
+/// How a page begins. A plan made for an empty table would scan a full one. Who meets a row that somebody holds gives up after a moment,
+/// and is patient when it tries again.
+///
+/// Commits of plain steps (`is_loose`) do not wait for the disk: what a crash of the database takes back, it takes back together with
+/// the progress.
+const fn begin(is_loose: bool, is_contended: bool) -> &'static str {
+    macro_rules! begin {
+        ($wait:literal, $commit:literal) => {
+            concat!(
+                "BEGIN; SET LOCAL lock_timeout = '",
+                $wait,
+                "'; SET LOCAL plan_cache_mode = force_custom_plan",
+                $commit
+            )
+        };
+    }
+    match (is_loose, is_contended) {
+        (true, false) => begin!("100ms", "; SET LOCAL synchronous_commit = off"),
+        (true, true) => begin!("2s", "; SET LOCAL synchronous_commit = off"),
+        (false, false) => begin!("100ms", ""),
+        (false, true) => begin!("2s", ""),
+    }
+}
 
 /// How long a failed page waits before it is tried once more.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -93,6 +111,19 @@ pub struct Swept {
     pub at: Timestamp,
     /// … and its id.
     pub id: String,
+}
+
+impl Swept {
+    /// Rows that were all treated, and the last of them.
+    pub fn all(found: usize, last: Option<(Timestamp, String)>) -> Self {
+        let found = found as i64;
+        last.map_or_else(Self::default, |(at, id)| Self {
+            found,
+            gone: found,
+            at,
+            id,
+        })
+    }
 }
 
 /// Deletes one page of dead rows, oldest first: `delete_page!(page, table, time, id, rule)`, all SQL, with `$1` = `as_of`.
@@ -193,7 +224,7 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
     /// Does a step: pages until one is short, or until it is time to stop. Its name is its place in the cursor: keep it.
     pub async fn step(&mut self, name: &str, work: impl AsyncFn(&mut Page<'_, R>) -> Result<Swept, Error>) {
         let work = async |page: &mut Page<'_, R>| Ok((work(page).await?, ()));
-        let page = async |sweep: &mut Self, after: Position| sweep.do_page(name, after, BEGIN_LOOSE, &work).await;
+        let page = async |sweep: &mut Self, after: Position| sweep.do_page(name, after, true, &work).await;
         while self.try_page(name, &page).await.is_some() {}
     }
 
@@ -203,7 +234,7 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
         name: &str,
         work: impl AsyncFn(&mut Page<'_, R>) -> Result<(Swept, T), Error>,
     ) -> Option<T> {
-        let page = async |sweep: &mut Self, after: Position| sweep.do_page(name, after, BEGIN, &work).await;
+        let page = async |sweep: &mut Self, after: Position| sweep.do_page(name, after, false, &work).await;
         self.try_page(name, page).await
     }
 
@@ -221,13 +252,13 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
         settle: impl AsyncFn(&mut Page<'_, R>, U) -> Result<(), Error>,
     ) -> bool {
         let page = async |sweep: &mut Self, after: Position| {
-            let mut page = sweep.begin_page(after.clone(), BEGIN).await?;
+            let mut page = sweep.begin_page(after.clone(), false).await?;
             let (swept, claimed) = claim(&mut page).await?;
             let (mut page, outcome) = if swept.found > 0 && !sweep.dry_run {
                 let progress = sweep.progress(&sweep.steps, &sweep.report);
                 close(sweep.run, page.tx, false, progress).await?;
                 let outcome = act(claimed).await?;
-                (sweep.begin_page(after, BEGIN).await?, outcome)
+                (sweep.begin_page(after, false).await?, outcome)
             } else {
                 (page, act(claimed).await?)
             };
@@ -311,18 +342,18 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
         &mut self,
         name: &str,
         after: Position,
-        begin: &'static str,
+        is_loose: bool,
         work: &impl AsyncFn(&mut Page<'_, R>) -> Result<(Swept, T), Error>,
     ) -> Result<T, Error> {
-        let mut page = self.begin_page(after, begin).await?;
+        let mut page = self.begin_page(after, is_loose).await?;
         let (swept, left) = work(&mut page).await?;
         self.end_page(name, page, swept).await?;
         Ok(left)
     }
 
-    async fn begin_page(&self, after: Position, begin: &'static str) -> Result<Page<'r, R>, Error> {
+    async fn begin_page(&self, after: Position, is_loose: bool) -> Result<Page<'r, R>, Error> {
         Ok(Page {
-            tx: self.run.begin_with(begin).await?,
+            tx: self.run.begin_with(begin(is_loose, self.contended)).await?,
             as_of: self.as_of,
             limit: self.limit,
             after,

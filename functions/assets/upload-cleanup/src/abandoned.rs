@@ -27,17 +27,8 @@ pub(crate) async fn reject(page: &mut Page<'_, Report>) -> Result<(Swept, Vec<Co
     )
     .fetch_all(&mut *page.tx)
     .await?;
-    let Some(last) = rows.last() else {
-        return Ok(Default::default());
-    };
-    let count = rows.len() as i64;
-    let swept = Swept {
-        found: count,
-        gone: count,
-        at: last.at,
-        id: last.id.clone(),
-    };
-    page.report.abandoned_cleaned += count;
+    let swept = Swept::all(rows.len(), rows.last().map(|row| (row.at, row.id.clone())));
+    page.report.abandoned_cleaned += swept.gone;
     let uploads = rows.into_iter().map(|row| Condemned::upload(row.id, row.key));
     Ok((swept, uploads.collect()))
 }

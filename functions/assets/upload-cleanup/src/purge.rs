@@ -93,11 +93,6 @@ async fn infected(page: &mut Page<'_, Report>) -> Result<(Swept, Vec<String>), E
 }
 
 fn taken(rows: Vec<(jobs::Timestamp, String)>) -> (Swept, Vec<String>) {
-    let swept = rows.last().map_or_else(Swept::default, |(at, id)| Swept {
-        found: rows.len() as i64,
-        gone: 0,
-        at: *at,
-        id: id.clone(),
-    });
+    let swept = Swept::all(rows.len(), rows.last().cloned());
     (swept, rows.into_iter().map(|(_, id)| id).collect())
 }

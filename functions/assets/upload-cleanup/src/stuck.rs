@@ -57,7 +57,7 @@ pub(crate) async fn scans(page: &mut Page<'_, Report>) -> Result<Swept, Error> {
     page.report.stuck_requeued += messages.len() as i64;
     page.tx.enqueue(&catalog::ASSET_VIRUS_SCAN, &messages).await?;
     let last = rows.last().map(|row| (row.at, row.id.clone()));
-    Ok(swept(rows.len(), last))
+    Ok(Swept::all(rows.len(), last))
 }
 
 /// Sends the messages of steps again that wait for one: those that need nothing but the asset, and have a queue.
@@ -126,7 +126,7 @@ pub(crate) async fn steps(page: &mut Page<'_, Report>) -> Result<Swept, Error> {
     page.tx.enqueue(&catalog::ASSET_PREVIEW_GENERATION, &previews).await?;
     page.tx.enqueue(&catalog::ASSET_FORMAT_CONVERSION, &conversions).await?;
     let last = rows.last().map(|row| (row.at, row.id.clone()));
-    Ok(swept(rows.len(), last))
+    Ok(Swept::all(rows.len(), last))
 }
 
 /// An id that a message can carry.
@@ -137,13 +137,4 @@ fn id(text: &str, page: &mut Page<'_, Report>) -> Option<Id> {
         page.report.errors += 1;
     }
     id
-}
-
-fn swept(found: usize, last: Option<(jobs::Timestamp, String)>) -> Swept {
-    last.map_or_else(Swept::default, |(at, id)| Swept {
-        found: found as i64,
-        gone: found as i64,
-        at,
-        id,
-    })
 }
