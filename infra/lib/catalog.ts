@@ -20,6 +20,8 @@ export interface FunctionDeclaration {
 export interface JobDeclaration extends FunctionDeclaration {
   /** Connections to the database of one instance. */
   readonly connections: number;
+  /** What `/tmp` holds. */
+  readonly ephemeralStorageMb: number;
   readonly priority: 'user-facing' | 'near-real-time' | 'scheduled' | 'background';
   readonly batch: { readonly size: number; readonly windowSeconds: number };
   readonly schedules: readonly ScheduleDeclaration[];

@@ -1,4 +1,4 @@
-import { Duration, Stack, Tags, TimeZone } from 'aws-cdk-lib';
+import { Duration, Size, Stack, Tags, TimeZone } from 'aws-cdk-lib';
 import * as cloudwatch from 'aws-cdk-lib/aws-cloudwatch';
 import * as iam from 'aws-cdk-lib/aws-iam';
 import * as lambda from 'aws-cdk-lib/aws-lambda';
@@ -68,6 +68,7 @@ export class Job extends DeclaredFunction<JobDeclaration> {
 
   private createFunctionWithSource(): void {
     const fn = this.createFunction(this.mayEnqueue(), {
+      ephemeralStorageSize: Size.mebibytes(this.declaration.ephemeralStorageMb),
       // A continued run sends to its own queue. Lambda takes that for a runaway loop and stops it after 16 rounds.
       recursiveLoop: lambda.RecursiveLoop.ALLOW,
     });

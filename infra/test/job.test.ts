@@ -174,6 +174,7 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
     assert.deepEqual(fn['Architectures'], ['arm64']);
     assert.equal(fn['Timeout'], job.timeoutSeconds);
     assert.equal(fn['MemorySize'], job.memoryMb);
+    assert.deepEqual(fn['EphemeralStorage'], { Size: job.ephemeralStorageMb });
     assert.equal(fn['RecursiveLoop'], 'Allow');
     assert.equal('ReservedConcurrentExecutions' in fn, false);
   });
