@@ -35,6 +35,7 @@ const app = new JobsApp({
     databaseUrl: required('DATABASE_URL'),
     queuePrefix: process.env['QUEUE_PREFIX'],
     assets: process.env['LAMBDA_ASSETS'],
+    layers: process.env['LAMBDA_LAYERS'],
     architecture: process.env['ARCHITECTURE'],
     // Files are uploaded from where they are: no copy of each in the output.
     'aws:cdk:disable-asset-staging': true,

@@ -1,8 +1,9 @@
-import { Validations } from 'aws-cdk-lib';
+import { type Stack, Validations } from 'aws-cdk-lib';
 import type { ISecurityGroup, IVpc, SubnetSelection } from 'aws-cdk-lib/aws-ec2';
 import type { Role } from 'aws-cdk-lib/aws-iam';
+import type { ILayerVersion } from 'aws-cdk-lib/aws-lambda';
 
-/** What one word of a job's `uses` brings to its function: these variables, these permissions, this network. */
+/** What one word of a job's `uses` brings to its function: these variables, permissions, network and layers. */
 export interface Capability {
   readonly environment: Readonly<Record<string, string>>;
   readonly network?: {
@@ -11,6 +12,8 @@ export interface Capability {
     readonly securityGroups: ISecurityGroup[];
   };
   grant(role: Role, functionArn: string): void;
+  /** The layers of a function in that stack. */
+  layersIn?(stack: Stack): ILayerVersion[];
 }
 
 /** Capabilities by the name that the catalog gives them. */

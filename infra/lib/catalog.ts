@@ -9,7 +9,7 @@ export interface FunctionDeclaration {
   readonly concurrency: number;
   readonly timeoutSeconds: number;
   readonly memoryMb: number;
-  /** Capabilities: each brings permissions and environment, and nothing else does. */
+  /** Capabilities: each brings permissions, environment and layers, and nothing else does. */
   readonly uses: readonly string[];
   /** Jobs it may enqueue for; `*` is every queue and dead-letter queue. */
   readonly sendsTo: readonly string[];

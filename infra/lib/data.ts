@@ -3,6 +3,7 @@ import type { ITopic } from 'aws-cdk-lib/aws-sns';
 import type { Capabilities } from './capability.ts';
 import { Database } from './database.ts';
 import { Mail } from './mail.ts';
+import { Media } from './media.ts';
 import type { Settings } from './settings.ts';
 import { Storage } from './storage.ts';
 
@@ -22,6 +23,7 @@ export class Data extends Stack {
     this.capabilities = {
       database,
       mail,
+      media: new Media(settings),
       storage,
       'storage-deletion': storage.deletion,
       'unsubscribe-key': mail.unsubscribeKey,

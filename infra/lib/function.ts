@@ -79,6 +79,7 @@ export abstract class DeclaredFunction<D extends FunctionDeclaration> extends Co
       code: lambda.Code.fromAsset(bootstrap(settings, this.declaration)),
       timeout: Duration.seconds(this.declaration.timeoutSeconds),
       memorySize: this.declaration.memoryMb,
+      layers: capabilities.flatMap((capability) => capability.layersIn?.(Stack.of(this)) ?? []),
       role,
       logGroup,
       environment: Object.assign(

@@ -4,6 +4,7 @@ import { byDomain, readCatalog, type Catalog } from './catalog.ts';
 import { Data } from './data.ts';
 import { Endpoint } from './endpoint.ts';
 import { Job } from './job.ts';
+import { requireMedia } from './media.ts';
 import { Observe } from './observe.ts';
 import { readSettings, type Settings } from './settings.ts';
 
@@ -25,6 +26,7 @@ export class JobsApp extends App {
     this.settings = readSettings(this.node);
     const { settings } = this;
     requireBootstraps(settings, catalog);
+    requireMedia(settings, catalog);
 
     const data = new Data(this, settings, stackProps('data', settings));
     const observe = new Observe(this, catalog, settings, stackProps('observe', settings));

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Architecture } from 'aws-cdk-lib/aws-lambda';
 import { Aws, RemovalPolicy } from 'aws-cdk-lib';
@@ -11,6 +12,8 @@ export interface Settings {
   readonly architecture: Architecture;
   /** Holds `<job>/bootstrap.zip`, as cargo-lambda lays it out. */
   readonly assets: string;
+  /** Holds `ffmpeg-<architecture>`, as `layers/ffmpeg/build.py` lays it out; absolute. */
+  readonly layers: string;
   /** A queue's URL without the queue's own name. */
   readonly queueUrlPrefix: string;
   /** Local engine only: on AWS the database is this app's own. */
@@ -50,6 +53,7 @@ export function readSettings(node: Node): Settings {
     prefix,
     architecture: architecture(optional('architecture') ?? (local && process.arch === 'x64' ? 'x86_64' : 'arm64')),
     assets: optional('assets') ?? fileURLToPath(new URL('../../target/lambda', import.meta.url)),
+    layers: resolve(optional('layers') ?? fileURLToPath(new URL('../../target/layers', import.meta.url))),
     queueUrlPrefix: `${queueHost}/${Aws.ACCOUNT_ID}/${prefix}`,
     databaseUrl: local ? required('databaseUrl') : '',
     appUrl: ours('appUrl', 'http://localhost:3000'),

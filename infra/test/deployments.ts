@@ -23,12 +23,15 @@ const CONTEXT = {
 
 export type Target = keyof typeof CONTEXT;
 
-/** The app for a target, with stand-ins for the functions' code. */
+const LAYERS = layers();
+
+/** The app for a target, with stand-ins for the functions' code and for ffmpeg. */
 export function deployment(
   target: Target,
   { catalog = readCatalog(), context = {}, ...props }: AppProps & { catalog?: Catalog } = {},
 ): JobsApp {
-  return new JobsApp({ ...props, context: { assets: placeholders(catalog), ...CONTEXT[target], ...context } }, catalog);
+  const standIns = { assets: placeholders(catalog), layers: LAYERS };
+  return new JobsApp({ ...props, context: { ...standIns, ...CONTEXT[target], ...context } }, catalog);
 }
 
 function placeholders(catalog: Catalog): string {
@@ -37,5 +40,13 @@ function placeholders(catalog: Catalog): string {
     mkdirSync(join(folder, name));
     writeFileSync(join(folder, name, 'bootstrap.zip'), name);
   }
+  return folder;
+}
+
+function layers(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'layers-'));
+  const bin = join(folder, 'ffmpeg-arm64', 'bin');
+  mkdirSync(bin, { recursive: true });
+  for (const name of ['ffmpeg', 'ffprobe']) writeFileSync(join(bin, name), name);
   return folder;
 }

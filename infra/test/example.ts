@@ -18,7 +18,7 @@ export const EXAMPLE: Catalog = {
       memoryMb: 1024,
       ephemeralStorageMb: 2048,
       connections: 3,
-      uses: ['database', 'mail', 'storage'],
+      uses: ['database', 'mail', 'storage', 'media'],
       sendsTo: ['thumbnail-cleanup', 'thumbnail-framing'],
       schedules: [
         {

@@ -40,6 +40,7 @@ const VARIABLES: Record<string, string[]> = {
     'SES_CONFIGURATION_SET_TRANSACTIONAL',
     'UNSUBSCRIBE_KEY',
   ],
+  media: ['FFMPEG_BIN', 'FFPROBE_BIN'],
   storage: ['ASSETS_BUCKET'],
   'storage-deletion': ['ASSETS_BUCKET'],
   'unsubscribe-key': ['UNSUBSCRIBE_KEY'],
@@ -182,6 +183,11 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
   test('its variables are those of what it uses, and no others', () => {
     const expected = new Set([...COMMON_VARIABLES, ...job.uses.flatMap((use) => VARIABLES[use] ?? [])]);
     assert.deepEqual(Object.keys(fn['Environment'].Variables).sort(), [...expected].sort());
+  });
+
+  test('only a job with media has ffmpeg', () => {
+    const layers = (fn['Layers'] ?? []).map(({ Ref }: { Ref: string }) => template.toJSON()['Resources'][Ref].Properties.LayerName);
+    assert.deepEqual(layers, job.uses.includes('media') ? [`yg-${job.domain}-ffmpeg`] : []);
   });
 
   test('only a job with a database stands in the network', () => {

@@ -52,7 +52,10 @@ test('there is a stack for each domain, and none is near the limit of resources'
 test('both targets have the same resources for every job', () => {
   for (const domain of new Set(catalog.jobs.map((job) => job.domain))) {
     const types = (app: typeof aws) =>
-      Object.entries(templateOf(app, domain).toJSON()['Resources']).map(([id, { Type }]: any) => `${id} ${Type}`);
+      Object.entries(templateOf(app, domain).toJSON()['Resources'])
+        .map(([id, { Type }]: any) => `${id} ${Type}`)
+        // The local engine mounts none.
+        .filter((resource) => !resource.endsWith(' AWS::Lambda::LayerVersion'));
     assert.deepEqual(types(local), types(aws));
   }
 });
@@ -233,6 +236,38 @@ test('the local engine gets a bucket, mail and its topic, and no network, databa
   assert.equal(text(variables.QUEUE_URL_PREFIX), 'http://127.0.0.1:4566/<AWS::AccountId>/yg-');
 });
 
+test('the functions of a stack share one ffmpeg, of their architecture and from nobody else', () => {
+  const jobs = EXAMPLE.jobs.map((job) => ({ ...job, uses: ['media'] }));
+  const [drawing] = jobs;
+  const elsewhere = { ...drawing!, name: 'chart-drawing', domain: 'analytics', sendsTo: [], topics: [] };
+  const app = deployment('aws', { catalog: { ...EXAMPLE, jobs: [...jobs, elsewhere] }, ...unvalidated });
+  for (const [domain, users] of [['assets', 2], ['analytics', 1]] as const) {
+    const template = templateOf(app, domain);
+    const [id, { Properties: layer }] = one(template, 'AWS::Lambda::LayerVersion');
+    assert.deepEqual(layer['CompatibleArchitectures'], ['arm64']);
+    assert.deepEqual(layer['CompatibleRuntimes'], ['provided.al2023']);
+    assert.equal(layer['LicenseInfo'], 'GPL-3.0-or-later');
+    const having = Object.values(template.findResources('AWS::Lambda::Function', { Properties: { Layers: [{ Ref: id }] } }));
+    assert.equal(having.length, users);
+    for (const { Properties: fn } of having) {
+      assert.deepEqual(fn.Architectures, layer['CompatibleArchitectures']);
+      assert.equal(fn.Environment.Variables.FFMPEG_BIN, '/opt/bin/ffmpeg');
+      assert.equal(fn.Environment.Variables.FFPROBE_BIN, '/opt/bin/ffprobe');
+    }
+  }
+});
+
+test('local functions run the files that the layer is made of', () => {
+  const template = templateOf(deployment('local', { catalog: EXAMPLE, ...unvalidated }), 'assets');
+  template.resourceCountIs('AWS::Lambda::LayerVersion', 0);
+  const [, { Properties: fn }] = one(template, 'AWS::Lambda::Function', { FunctionName: 'yg-thumbnail-drawing' });
+  for (const [variable, program] of [['FFMPEG_BIN', 'ffmpeg'], ['FFPROBE_BIN', 'ffprobe']] as const) {
+    const file = fn['Environment'].Variables[variable];
+    assert.match(file, new RegExp(`^/.*/ffmpeg-arm64/bin/${program}$`));
+    assert.equal(readFileSync(file, 'utf8'), program);
+  }
+});
+
 test('the dashboard shows every function and each of its alarms', () => {
   const observe = templateOf(aws, 'Observe');
   const [, { Properties }] = one(observe, 'AWS::CloudWatch::Dashboard');
@@ -268,6 +303,7 @@ test('two deployments share no name', () => {
         [
           'QueueName',
           'FunctionName',
+          'LayerName',
           'LogGroupName',
           'AlarmName',
           'DashboardName',
@@ -307,6 +343,17 @@ test('code that is not built is named with the command that builds it', () => {
     /no bootstrap\.zip in \/nowhere for notification-delivery, .*\nbuild it: cargo lambda build --release --arm64 --output-format zip/,
   );
   assert.throws(() => deployment('aws', { context: { assets: '/nowhere', architecture: 'x86_64' } }), /--x86-64/);
+});
+
+test('ffmpeg that is not built is named with the command that builds it', () => {
+  for (const target of ['aws', 'local'] as const) {
+    const nowhere = { layers: '/nowhere', architecture: 'x86_64' };
+    assert.throws(
+      () => deployment(target, { catalog: EXAMPLE, context: nowhere }),
+      /no ffmpeg in \/nowhere\/ffmpeg-x86_64 for thumbnail-drawing\nbuild it: python3 .*\/build\.py --architecture x86_64 --into \/nowhere$/,
+    );
+    deployment(target, { catalog: { ...EXAMPLE, jobs: EXAMPLE.jobs.slice(1) }, context: nowhere });
+  }
 });
 
 test('a wrong target, architecture or prefix is refused', () => {
