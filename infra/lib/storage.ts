@@ -5,7 +5,7 @@ import { Construct } from 'constructs';
 import { acceptWildcard, type Capability } from './capability.ts';
 import { removal, type Settings } from './settings.ts';
 
-/** The bucket of assets. */
+/** The bucket of assets. A step of processing reads what was scanned and writes what is derived of it, and nothing else there. */
 export class Storage extends Construct implements Capability {
   readonly bucketName: string;
   readonly environment: Record<string, string>;
@@ -24,7 +24,7 @@ export class Storage extends Construct implements Capability {
     this.deletion = {
       environment: this.environment,
       // S3 has no permission to ask for an object's size but that to read it.
-      grant: (role) => this.allow(role, ['s3:GetObject', 's3:DeleteObject']),
+      grant: (role) => this.allow(role, ['s3:GetObject', 's3:DeleteObject'], '*'),
     };
 
     const defaults = {
@@ -54,16 +54,18 @@ export class Storage extends Construct implements Capability {
   }
 
   grant(role: iam.Role): void {
-    this.allow(role, ['s3:GetObject', 's3:PutObject', 's3:AbortMultipartUpload']);
+    this.allow(role, ['s3:GetObject'], 'assets/*');
+    this.allow(role, ['s3:PutObject', 's3:AbortMultipartUpload'], 'derived/*');
   }
 
-  private allow(role: iam.Role, actions: string[]): void {
+  private allow(role: iam.Role, actions: string[], keys: string): void {
     const bucket = `arn:${Aws.PARTITION}:s3:::${this.bucketName}`;
+    // Without it S3 calls a missing object forbidden.
     role.addToPolicy(new iam.PolicyStatement({ actions: ['s3:ListBucket'], resources: [bucket] }));
-    role.addToPolicy(new iam.PolicyStatement({ actions, resources: [`${bucket}/*`] }));
+    role.addToPolicy(new iam.PolicyStatement({ actions, resources: [`${bucket}/${keys}`] }));
     acceptWildcard(
       role,
-      `arn:<AWS::Partition>:s3:::${this.settings.prefix}assets-<AWS::AccountId>-<AWS::Region>/*`,
+      `arn:<AWS::Partition>:s3:::${this.settings.prefix}assets-<AWS::AccountId>-<AWS::Region>/${keys}`,
       'A job may touch every asset: which one it is to touch comes with the message',
     );
   }

@@ -228,6 +228,18 @@ function checks(job: JobDeclaration, catalog: Catalog, app: ReturnType<typeof de
     }
   });
 
+  test('it reads and writes the objects that it is for, and no others', () => {
+    const bucket = 'arn:<AWS::Partition>:s3:::yg-assets-<AWS::AccountId>-<AWS::Region>';
+    const may = (action: string) => [...new Set(resourcesOf(action).map((resource) => resource.replace(bucket, '')))].sort();
+    const processes = job.uses.includes('storage');
+    const deletes = job.uses.includes('storage-deletion');
+    assert.deepEqual(may('s3:GetObject'), [...(deletes ? ['/*'] : []), ...(processes ? ['/assets/*'] : [])]);
+    assert.deepEqual(may('s3:PutObject'), processes ? ['/derived/*'] : []);
+    assert.deepEqual(may('s3:AbortMultipartUpload'), processes ? ['/derived/*'] : []);
+    assert.deepEqual(may('s3:DeleteObject'), deletes ? ['/*'] : []);
+    assert.deepEqual(may('s3:ListBucket'), processes || deletes ? [''] : []);
+  });
+
   test('mail leaves by our identity, our configuration sets and our address', () => {
     const sends = allowed.filter(({ actions }) => actions.some((action) => action.startsWith('ses:Send')));
     assert.equal(sends.length, job.uses.includes('mail') ? 1 : 0);
