@@ -8,6 +8,9 @@
 mod key;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -15,9 +18,13 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::RequestChecksumCalculation;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use sha2::{Digest, Sha256};
 
 pub use self::key::{Folder, InvalidKey, ObjectKey};
 use crate::{Aws, Error, Kind};
@@ -26,6 +33,9 @@ use crate::{Aws, Error, Kind};
 const DELETIONS: usize = 1000;
 /// S3 names no time when it asks us to slow down.
 const SLOW_DOWN: Duration = Duration::from_secs(30);
+
+/// Thirty days in whoever's cache, and nobody else's: the application signs an address for each reader.
+const IMMUTABLE: &str = "private, max-age=2592000, immutable";
 
 /// The buckets of this deployment.
 #[derive(Debug)]
@@ -52,6 +62,83 @@ pub struct Listing {
     pub objects: Vec<Object>,
     /// Where the next part begins, if there is one. Deleting what is before it moves nothing.
     pub next: Option<String>,
+}
+
+/// What became of a download.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Download {
+    /// All of it is in the file.
+    Complete(Content),
+    /// There is no such object.
+    Missing,
+    /// It has more bytes than were wanted; the file holds nothing of use.
+    TooLarge,
+}
+
+/// The content of a file or an object, in short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Its size.
+    pub bytes: u64,
+    /// Its hash.
+    pub sha256: [u8; 32],
+}
+
+/// What an object is to be stored with.
+#[derive(Clone, Copy, Debug)]
+pub struct Upload<'a> {
+    /// Where.
+    pub key: &'a ObjectKey,
+    /// What; S3 refuses other bytes.
+    pub content: &'a Content,
+    /// Of what kind.
+    pub mime_type: &'a str,
+    /// What is told with it.
+    pub metadata: &'a [(&'a str, &'a str)],
+}
+
+impl Content {
+    /// That of a file, read a part at a time.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(file: &Path) -> std::io::Result<Self> {
+        let (mut file, mut hasher) = (File::open(file)?, Hasher::default());
+        std::io::copy(&mut file, &mut hasher)?;
+        Ok(hasher.content())
+    }
+
+    /// The hash as databases and keys have it.
+    pub fn sha256_hex(&self) -> String {
+        self.sha256.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[derive(Default)]
+struct Hasher {
+    bytes: u64,
+    sha256: Sha256,
+}
+
+impl Hasher {
+    fn content(self) -> Content {
+        Content {
+            bytes: self.bytes,
+            sha256: self.sha256.finalize().into(),
+        }
+    }
+}
+
+impl Write for Hasher {
+    fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+        self.bytes += part.len() as u64;
+        self.sha256.update(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// An object that S3 did not delete, and why.
@@ -100,6 +187,69 @@ impl Storage {
                 Err(error) if status(&error) == Some(404) => Ok(None),
                 Err(error) => Err(classify("S3 did not tell the size of an object", &error)),
             }
+        }
+        .boxed()
+    }
+
+    /// Copies an object into a new file, a part at a time, unless it has more than `most` bytes.
+    pub fn download<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        file: &'a Path,
+        most: u64,
+    ) -> BoxFuture<'a, Result<Download, Error>> {
+        async move {
+            let what = "S3 did not give an object";
+            let call = self.client().get_object().bucket(self.bucket(key.is_quarantined()));
+            let mut object = match call.key(key.as_str()).send().await {
+                Ok(object) => object,
+                // A bucket that is missing is not an object that is.
+                Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => {
+                    return Ok(Download::Missing);
+                }
+                Err(error) => return Err(classify(what, &error)),
+            };
+            if bytes(object.content_length()) > most {
+                return Ok(Download::TooLarge);
+            }
+            let unwritable = |error| Error::transient("an object could not be written to a file").caused_by(error);
+            let (mut file, mut hasher) = (File::create(file).map_err(unwritable)?, Hasher::default());
+            while let Some(part) = object.body.next().await {
+                let part = part.map_err(|error| Error::transient(what).caused_by(error))?;
+                hasher.write_all(&part).map_err(unwritable)?;
+                if hasher.bytes > most {
+                    return Ok(Download::TooLarge);
+                }
+                file.write_all(&part).map_err(unwritable)?;
+            }
+            Ok(Download::Complete(hasher.content()))
+        }
+        .boxed()
+    }
+
+    /// Stores a file as an object, or in the place of one; the key is never used for another content, so that whoever has it may keep it.
+    pub fn upload<'a>(&'a self, file: &'a Path, upload: Upload<'a>) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let unreadable = |error| Error::transient("a file could not be read").caused_by(error);
+            let body = ByteStream::from_path(file).await.map_err(unreadable)?;
+            let bucket = self.bucket(upload.key.is_quarantined());
+            let call = self
+                .client()
+                .put_object()
+                .bucket(bucket)
+                .key(upload.key.as_str())
+                .body(body);
+            let call = call
+                .content_length(upload.content.bytes.cast_signed())
+                .content_type(upload.mime_type)
+                .cache_control(IMMUTABLE)
+                .checksum_sha256(BASE64.encode(upload.content.sha256));
+            let told = upload.metadata.iter();
+            let call = told.fold(call, |call, (name, value)| call.metadata(*name, *value));
+            let answer = call.send().await;
+            answer
+                .map(drop)
+                .map_err(|error| classify("S3 did not store an object", &error))
         }
         .boxed()
     }
@@ -248,6 +398,61 @@ mod tests {
         for _ in 0..2 {
             storage.delete(&key).await.unwrap();
             assert_eq!(storage.size(&key).await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_comes_down_as_it_went_up_and_tells_what_it_is() {
+        let (s3, storage) = world().await;
+        let folder = std::env::temp_dir().join(format!("storage-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (up, down) = (folder.join("up"), folder.join("down"));
+        std::fs::write(&up, vec![7; 300_000]).unwrap();
+        let (key, content) = (key("derived/a1/9f86d081884c-v1/preview.mp4"), Content::of(&up).unwrap());
+        let upload = Upload {
+            key: &key,
+            content: &content,
+            mime_type: "video/mp4",
+            metadata: &[("asset-id", "a1"), ("variant", "preview")],
+        };
+
+        storage.upload(&up, upload).await.unwrap();
+
+        let stored = s3.object("assets", key.as_str()).unwrap();
+        assert_eq!(stored.header("content-type"), Some("video/mp4"));
+        assert_eq!(stored.header("cache-control"), Some(IMMUTABLE));
+        assert_eq!(stored.header("x-amz-meta-asset-id"), Some("a1"));
+        assert_eq!(
+            stored.header("x-amz-checksum-sha256"),
+            Some(&*BASE64.encode(content.sha256))
+        );
+        let complete = Download::Complete(content.clone());
+        assert_eq!(storage.download(&key, &down, 300_000).await.unwrap(), complete);
+        assert_eq!(std::fs::read(&down).unwrap(), std::fs::read(&up).unwrap());
+        assert_eq!(
+            storage.download(&key, &down, 299_999).await.unwrap(),
+            Download::TooLarge
+        );
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_missing_and_what_may_not_be_read_is_an_error() {
+        let (s3, storage) = world().await;
+        let file = std::env::temp_dir().join(format!("storage-missing-{}", std::process::id()));
+        let key = key("assets/a1/9f86d081884c/original.mp4");
+        assert_eq!(storage.download(&key, &file, 10).await.unwrap(), Download::Missing);
+        for (refusal, kind) in [
+            (Refusal::NoSuchBucket, Kind::Permanent),
+            (Refusal::AccessDenied, Kind::Permanent),
+            (Refusal::Cut, Kind::Transient),
+        ] {
+            s3.fail_next(1, refusal);
+            assert_eq!(
+                storage.download(&key, &file, 10).await.unwrap_err().kind,
+                kind,
+                "{refusal:?}"
+            );
         }
     }
 

@@ -26,10 +26,25 @@ type Shared = Mutex<State>;
 
 #[derive(Debug, Default)]
 struct State {
-    buckets: BTreeMap<String, BTreeMap<String, Bytes>>,
+    buckets: BTreeMap<String, BTreeMap<String, Object>>,
     next: VecDeque<Refusal>,
     refused: HashMap<String, Refusal>,
     calls: Vec<String>,
+}
+
+/// What was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Its content.
+    pub body: Bytes,
+    headers: BTreeMap<String, String>,
+}
+
+impl Object {
+    /// What was said of it when it was stored: its type, its metadata, by names in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
 }
 
 /// An answer that is not what was asked for.
@@ -70,7 +85,16 @@ impl Storage {
 
     /// Puts an object there, or another in its place.
     pub fn put(&self, bucket: &str, key: &str, body: impl Into<Bytes>) {
-        self.state().put(bucket, key, body.into());
+        let object = Object {
+            body: body.into(),
+            headers: BTreeMap::new(),
+        };
+        self.state().put(bucket, key, object);
+    }
+
+    /// An object, if it is there.
+    pub fn object(&self, bucket: &str, key: &str) -> Option<Object> {
+        self.state().buckets.get(bucket)?.get(key).cloned()
     }
 
     /// The keys of a bucket, in their order.

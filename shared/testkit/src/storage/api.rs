@@ -6,9 +6,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Refusal, Shared, State, lock};
+use super::{Object, Refusal, Shared, State, lock};
 use crate::http::{Answer, Reply, Request, Service};
 
+/// What is remembered of a PUT beside its body.
+const KEPT: [&str; 5] = [
+    "content-type",
+    "cache-control",
+    "x-amz-checksum-sha256",
+    "x-amz-meta-asset-id",
+    "x-amz-meta-variant",
+];
 /// Of one listing, and of one deletion.
 const MOST_KEYS: usize = 1000;
 
@@ -48,7 +56,13 @@ impl State {
                 error("501 Not Implemented", "NotImplemented", "no body in chunks").into()
             }
             "PUT" => {
-                self.put(&bucket, &key, request.body());
+                let headers = KEPT.iter().map(|name| (*name, request.header(name)));
+                let headers = headers.filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+                let object = Object {
+                    body: request.body(),
+                    headers: headers.collect(),
+                };
+                self.put(&bucket, &key, object);
                 xml("200 OK", "").into()
             }
             "DELETE" => match self.delete(&bucket, &key) {
@@ -68,15 +82,15 @@ impl State {
         }
     }
 
-    pub(super) fn put(&mut self, bucket: &str, key: &str, body: Bytes) {
+    pub(super) fn put(&mut self, bucket: &str, key: &str, object: Object) {
         let objects = self.buckets.entry(bucket.to_owned()).or_default();
-        objects.insert(key.to_owned(), body);
+        objects.insert(key.to_owned(), object);
     }
 
     fn get(&self, bucket: &str, key: &str) -> Answer {
         match self.buckets.get(bucket).and_then(|objects| objects.get(key)) {
-            Some(body) => Answer {
-                body: body.clone(),
+            Some(object) => Answer {
+                body: object.body.clone(),
                 ..Answer::plain("200 OK")
             },
             None => error("404 Not Found", "NoSuchKey", "The specified key does not exist."),
@@ -114,7 +128,7 @@ impl State {
                 body,
                 "<Contents><Key>{}</Key><Size>{}</Size></Contents>",
                 escape(key),
-                object.len()
+                object.body.len()
             );
         }
         if let Some((last, _)) = found.last().filter(|_| is_truncated) {
