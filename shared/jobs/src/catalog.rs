@@ -3,7 +3,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::messages::*;
-use crate::spec::Use::{Database, Mail, StorageDeletion, UnsubscribeKey};
+use crate::spec::Use::{Database, Mail, Media, Storage, StorageDeletion, UnsubscribeKey};
 use crate::spec::{Backoff, Cron, Job, Priority, Schedule, Spec, Topic, days, mb, millis, minutes, secs};
 use crate::sweep::Sweep;
 
@@ -266,15 +266,18 @@ pub const ASSET_METADATA_EXTRACTION: Job<ProcessAsset> = Job::new("assets/asset-
     .awaits_function();
 
 /// Spec: assets, `asset-preview-generation`.
-pub const ASSET_PREVIEW_GENERATION: Job<ProcessAsset> = Job::new("assets/asset-preview-generation")
+pub const ASSET_PREVIEW_GENERATION: Job<PreviewAsset> = Job::new("assets/asset-preview-generation")
     .about("Cuts a short clip out of a video or a sound")
     .priority(Priority::Background)
     .attempts(2, Backoff::exponential(secs(10)))
     .concurrency(5)
     .timeout(minutes(7))
+    .minimum(secs(40))
     .memory(mb(3072))
-    .load(1, secs(5))
-    .awaits_function();
+    .ephemeral_storage(mb(2048))
+    .uses(&[Database, Storage, Media])
+    .sends_to(&["asset-virus-scan"])
+    .load(1, secs(5));
 
 /// Spec: assets, `asset-format-conversion`.
 pub const ASSET_FORMAT_CONVERSION: Job<ConvertAsset> = Job::new("assets/asset-format-conversion")

@@ -31,6 +31,7 @@ fn entry(spec: &Spec) -> Value {
         "batch": {"size": spec.batch, "windowSeconds": spec.window.as_secs()},
         "timeoutSeconds": spec.timeout.as_secs(),
         "memoryMb": spec.memory_mb,
+        "ephemeralStorageMb": spec.ephemeral_storage_mb,
         "connections": spec.connections,
         "leaseSeconds": spec.lease().as_secs(),
         "uses": spec.uses,

@@ -39,6 +39,8 @@ pub struct Spec {
     pub minimum: Duration,
     /// Memory of the function, in MiB.
     pub memory_mb: u32,
+    /// Space below `/tmp`, in MiB.
+    pub ephemeral_storage_mb: u32,
     /// Connections to the database of one instance, at least 2: one is the ledger's.
     pub connections: u32,
     /// What the function may touch; permissions, environment and layers follow.
@@ -131,10 +133,12 @@ pub enum Use {
     Database,
     /// SES, through the mail ledger.
     Mail,
-    /// S3: the objects of assets, to read and to write.
+    /// S3: originals to read, and what is made of them to write (spec: assets 0.6).
     Storage,
     /// S3: the objects of assets, to measure and to delete. Only the scan and what cleans up may (spec: assets 0.6).
     StorageDeletion,
+    /// ffmpeg and ffprobe, in a layer.
+    Media,
     /// The key that signs unsubscribe links; with [`Use::Mail`] it comes anyway.
     UnsubscribeKey,
 }
@@ -240,6 +244,7 @@ impl<M: Message> Job<M> {
             timeout: minutes(5),
             minimum: secs(5),
             memory_mb: 256,
+            ephemeral_storage_mb: 512,
             connections: 2,
             uses: &[Use::Database],
             sends_to: &[],
@@ -312,6 +317,12 @@ impl<M: Message> Job<M> {
     /// Sets [`Spec::memory_mb`].
     pub const fn memory(mut self, mb: u32) -> Self {
         self.spec.memory_mb = mb;
+        self
+    }
+
+    /// Sets [`Spec::ephemeral_storage_mb`].
+    pub const fn ephemeral_storage(mut self, mb: u32) -> Self {
+        self.spec.ephemeral_storage_mb = mb;
         self
     }
 

@@ -48,5 +48,5 @@ mod telemetry;
 pub use context::{Context, Delivery, Run, Tx};
 pub use endpoint::{Request, Response, Sender, serve_endpoint};
 pub use outcome::{Failure, Outcome, Success, continued, dead, deferred, done, retry, skipped};
-pub use serve::{serve, serve_batch};
+pub use serve::{refuse, serve, serve_batch};
 pub use sweep::{Page, Sweeper, Swept};

@@ -32,6 +32,12 @@ pub fn serve_batch<M: Message>(
     start(*job.spec(), handler::batch(handler))
 }
 
+/// Ends a function that lacks what it needs to start: the log says so, and Lambda tries again with every invocation.
+pub fn refuse(spec: &Spec, error: &str) -> ExitCode {
+    telemetry::init();
+    fail(spec.name(), error)
+}
+
 fn start(spec: Spec, handler: Handler) -> ExitCode {
     let spec: &'static Spec = Box::leak(Box::new(spec));
     process(spec.name(), run(spec, handler))

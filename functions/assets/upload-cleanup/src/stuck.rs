@@ -3,7 +3,7 @@
 //! A scan is sent again three times, two hours apart; then the upload is given up, if the scanner was at work meanwhile. While it is not
 //! (an outage, a deployment that failed), the upload is not to blame, and goes on being sent: given up, it would be purged in a week.
 
-use jobs::{ConvertAsset, Id, ProcessAsset, ScanAsset, ScanReason, catalog};
+use jobs::{ConvertAsset, Id, PreviewAsset, ProcessAsset, ScanAsset, ScanReason, catalog};
 use runtime::{Page, Swept};
 use serde_json::Value;
 use services::Error;
@@ -99,7 +99,7 @@ pub(crate) async fn steps(page: &mut Page<'_, Report>) -> Result<Swept, Error> {
         match row.step.as_str() {
             "thumbnail" => thumbnails.push(process(asset_id)),
             "metadata" => metadata.push(process(asset_id)),
-            "preview" => previews.push(process(asset_id)),
+            "preview" => previews.push(PreviewAsset::Single(process(asset_id))),
             // What is missing, and only that.
             _ => match serde_json::from_value(Value::from(row.variant.as_str())) {
                 Ok(variant) => conversions.push(ConvertAsset {

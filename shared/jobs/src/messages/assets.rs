@@ -1,4 +1,6 @@
 use chrono::NaiveDate;
+use serde::Deserializer;
+use serde::de::Error as _;
 
 use super::*;
 use crate::{Cursor, Sweep};
@@ -58,6 +60,81 @@ pub struct ProcessAsset {
 impl Message for ProcessAsset {
     fn validate(&self) -> Result<(), String> {
         requested(self.force, self.request_id.as_ref())
+    }
+}
+
+/// What has a clip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ClipType {
+    /// Ten seconds.
+    Video,
+    /// Thirty seconds.
+    Audio,
+}
+
+/// That more than one asset is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Bulk {
+    /// All that need it.
+    #[default]
+    Bulk,
+}
+
+/// Make the previews again that were made by other rules than today's, or were never made: one page of assets.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegeneratePreviews {
+    /// `bulk`.
+    pub mode: Bulk,
+    /// Only assets of this type.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub asset_type: Option<ClipType>,
+    /// The rules that the previews are to follow: those of the code that is deployed, or is about to be.
+    #[schemars(range(min = 1))]
+    pub spec_version: u32,
+    /// The last asset of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<Id>,
+    /// Assets of one page, 100 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 500))]
+    pub page_size: Option<u32>,
+}
+
+/// Make the preview of one asset, or of many: `mode` tells.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum PreviewAsset {
+    /// Of one.
+    Single(ProcessAsset),
+    /// Of many.
+    Bulk(RegeneratePreviews),
+}
+
+// Not derived: of a message that is neither, an untagged enum says only that.
+impl<'de> Deserialize<'de> for PreviewAsset {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let message = serde_json::Value::deserialize(deserializer)?;
+        let read = match message.get("mode") {
+            Some(_) => RegeneratePreviews::deserialize(message).map(Self::Bulk),
+            None => ProcessAsset::deserialize(message).map(Self::Single),
+        };
+        read.map_err(D::Error::custom)
+    }
+}
+
+impl Message for PreviewAsset {
+    fn validate(&self) -> Result<(), String> {
+        match self {
+            Self::Single(message) => message.validate(),
+            Self::Bulk(message) if message.spec_version == 0 => Err("`specVersion` is not at least 1".into()),
+            Self::Bulk(message) if !(1..=500).contains(&message.page_size.unwrap_or(1)) => {
+                Err("`pageSize` is not between 1 and 500".into())
+            }
+            Self::Bulk(_) => Ok(()),
+        }
     }
 }
 
@@ -227,6 +304,35 @@ mod tests {
                 "invalid message: `force` has no `requestId`"
             ]
         );
+    }
+
+    #[test]
+    fn previews_of_one_and_of_many_are_told_apart_and_what_is_wrong_is_named() {
+        let one = decode::<PreviewAsset>(json!({"assetId": "a", "type": "VIDEO", "storageKey": "assets/a/x"}));
+        assert!(matches!(one.unwrap(), PreviewAsset::Single(_)));
+        let many = json!({"mode": "bulk", "type": "AUDIO", "specVersion": 2, "cursor": "a", "pageSize": 500});
+        let many = decode::<PreviewAsset>(many.clone())
+            .map(|message| (message, many))
+            .unwrap();
+        assert_eq!(serde_json::to_value(many.0).unwrap(), many.1);
+        for (message, reason) in [
+            (json!({}), "missing field `assetId`"),
+            (json!({"assetId": "../a"}), "assetId"),
+            (json!({"assetId": "a", "force": true}), "`force` has no `requestId`"),
+            (json!({"mode": "all", "specVersion": 1}), "unknown variant `all`"),
+            (json!({"mode": "bulk"}), "missing field `specVersion`"),
+            (
+                json!({"mode": "bulk", "specVersion": 1, "pageSize": 501}),
+                "`pageSize` is not between 1 and 500",
+            ),
+            (
+                json!({"mode": "bulk", "specVersion": 1, "type": "IMAGE"}),
+                "unknown variant `IMAGE`",
+            ),
+        ] {
+            let error = decode::<PreviewAsset>(message.clone()).unwrap_err().to_string();
+            assert!(error.contains(reason), "{message}: {error}");
+        }
     }
 
     #[test]
