@@ -43,6 +43,11 @@ impl Workspace {
         self.root.join("target/engine")
     }
 
+    /// What functions find below `/opt` on Lambda.
+    pub(crate) fn layers(&self) -> PathBuf {
+        self.root.join("target/layers")
+    }
+
     /// The state of the running engine.
     pub(crate) fn local(&self) -> PathBuf {
         self.root.join("target/local")

@@ -39,7 +39,8 @@ pub(crate) async fn deploy(workspace: &Workspace, step: Step, engine: &Engine) -
         .env("AWS_ACCESS_KEY_ID", ACCOUNT)
         .env("AWS_SECRET_ACCESS_KEY", "local")
         .env("DATABASE_URL", &engine.database_url)
-        .env("LAMBDA_ASSETS", workspace.root.join("target/lambda"));
+        .env("LAMBDA_ASSETS", workspace.root.join("target/lambda"))
+        .env("LAMBDA_LAYERS", workspace.layers());
     process::run(&step, "deploying infra/", &mut node, &log).await?;
     let output = fs::read_to_string(&log)?;
     let deployment: Deployment = output

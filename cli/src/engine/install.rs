@@ -78,6 +78,24 @@ async fn interpreter(workspace: &Workspace, step: &Step) -> Result<&'static str>
     Ok("python3")
 }
 
+/// The layer with ffmpeg and ffprobe, as it is deployed; here functions and tests run its programs where they are.
+pub(crate) async fn ffmpeg(workspace: &Workspace, step: Step, python: &Path) -> Result<()> {
+    let architecture = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let mut build = Command::new(python);
+    build
+        .arg(workspace.root.join("infra/layers/ffmpeg/build.py"))
+        .args(["--architecture", architecture, "--into"])
+        .arg(workspace.layers());
+    let log = workspace.log("install-ffmpeg");
+    process::run(&step, "building the layer of ffmpeg", &mut build, &log).await?;
+    let said = fs::read_to_string(&log)?;
+    step.done(said.lines().last().unwrap_or("ffmpeg"));
+    Ok(())
+}
+
 /// The packages of `infra/`, exactly as its lock file says.
 pub(crate) async fn node_packages(workspace: &Workspace, step: Step) -> Result<()> {
     let infra = workspace.root.join("infra");

@@ -31,12 +31,14 @@ pub(crate) async fn up(workspace: &Workspace, release: bool) -> Result<Engine> {
             install::MINISTACK,
             install::CFN_LINT
         ));
-        ministack::start(workspace, progress.step("engine"), &python).await
+        let engine = ministack::start(workspace, progress.step("engine"), &python);
+        let layer = install::ffmpeg(workspace, progress.step("ffmpeg"), &python);
+        tokio::try_join!(engine, layer)
     };
     let node = install::node_packages(workspace, progress.step("node"));
     let database = database::start(workspace, progress.step("postgres"));
     let functions = functions::build(workspace, progress.step("functions"), release);
-    let (endpoint, (), database_url, ()) = tokio::try_join!(python, node, database, functions)?;
+    let ((endpoint, ()), (), database_url, ()) = tokio::try_join!(python, node, database, functions)?;
 
     let engine = Engine { endpoint, database_url };
     let deployment = deploy::deploy(workspace, progress.step("deploy"), &engine).await?;

@@ -11,6 +11,7 @@ pub mod faults;
 mod http;
 pub mod lambda;
 pub mod mailbox;
+pub mod media;
 pub mod people;
 pub mod postgres;
 pub mod queue;

@@ -29,6 +29,7 @@ use sqlx::PgPool;
 
 use crate::lambda::{Failure, Function, Lambda};
 use crate::mailbox::Mailbox;
+use crate::media;
 use crate::queue::{Batches, Clock, Drained, Message, Queue, Redrive, Rules};
 use crate::storage::Storage;
 use crate::wire::{Proxies, Wire};
@@ -344,6 +345,8 @@ fn environment() -> BTreeMap<String, String> {
         ("SUPPORT_URL", "https://app.example.test/support"),
         ("UNSUBSCRIBE_KEY", "test-key-that-signs-unsubscribe-links"),
         ("ASSETS_BUCKET", "assets"),
+        ("FFMPEG_BIN", &media::tool("ffmpeg")),
+        ("FFPROBE_BIN", &media::tool("ffprobe")),
         // Nothing that a test has not thought of leaves the machine.
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
         ("AWS_EC2_METADATA_DISABLED", "true"),
