@@ -301,7 +301,11 @@ async fn send_page(
     while !rest.is_empty() && !run.must_stop() {
         let (now, later) = rest.split_at(pace.get().min(rest.len()));
         let begun = Instant::now();
-        let options = Options { at, retry_after: None };
+        let options = Options {
+            at,
+            retry_after: None,
+            turn: None,
+        };
         moved.extend(mailer.dispatch(database, now, options).await?);
         let a_stretch = now.len() as f64 * STRETCH.as_secs_f64() / begun.elapsed().as_secs_f64().max(0.001);
         pace.set((a_stretch as usize).clamp(10, 500));

@@ -84,7 +84,15 @@ async fn send(run: &Run, ids: &[String], at: Timestamp, report: &mut Report) -> 
     let context = run.context();
     let mails = context
         .mailer()?
-        .dispatch(context.database(), ids, Options { at, retry_after: None })
+        .dispatch(
+            context.database(),
+            ids,
+            Options {
+                at,
+                retry_after: None,
+                turn: None,
+            },
+        )
         .await?;
     report.considered += mails.len();
     for mail in &mails {

@@ -64,11 +64,13 @@ async fn deliver_page(
     at: Timestamp,
 ) -> Result<(HashMap<String, Record>, Vec<Dispatched>), Error> {
     let mailer = context.mailer()?;
+    let turn = mailer.turn().await;
     let records = decide(context, mailer, ids, at).await?;
     let mails: Vec<_> = records.values().filter_map(|record| record.mail_id.clone()).collect();
     let options = Options {
         at,
         retry_after: Some(retry_after),
+        turn: Some(&turn),
     };
     let dispatched = mailer.dispatch(context.database(), &mails, options).await?;
     Ok((records, dispatched))

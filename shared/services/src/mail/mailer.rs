@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chrono::{Datelike, NaiveTime};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::Value;
-use tokio::sync::{Mutex, OnceCell, Semaphore};
+use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard, Semaphore};
 
 use super::breaker::{Breaker, FAULTS_IN_A_ROW, Permit, Report};
 use super::gate::{self, Audience, Circumstances, Gate};
@@ -34,19 +34,34 @@ pub struct Mailer {
     ses: OnceLock<aws_sdk_sesv2::Client>,
     settings: Settings,
     site: Site,
-    in_flight: Semaphore,
+    in_flight: Arc<Semaphore>,
+    written: Semaphore,
+    turn: Arc<Mutex<()>>,
     breaker: Mutex<Breaker>,
     quota: Mutex<Option<(Instant, Quota)>>,
     journal: OnceCell<Arc<Journal>>,
 }
 
+/// Whose page of mails is prepared. It is passed on when the first of them are about to leave: of two pages that are prepared at once,
+/// both are late.
+#[derive(Debug)]
+pub struct Turn(std::sync::Mutex<Option<OwnedMutexGuard<()>>>);
+
+impl Turn {
+    fn pass(&self) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    }
+}
+
 /// How to dispatch.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct Options<'a> {
     /// "Now" for the rules about the mails; pace, leases and breaker go by the real clock.
     pub at: Timestamp,
     /// The wait after the n-th attempt of a mail, instead of the ledger's own, for callers who come back sooner.
     pub retry_after: Option<fn(i32) -> Duration>,
+    /// The caller's turn, if it took one to prepare the first page.
+    pub turn: Option<&'a Turn>,
 }
 
 /// A row that passed the gate, ready to leave.
@@ -84,7 +99,10 @@ impl Mailer {
         Ok(Self {
             aws: aws.clone(),
             ses: OnceLock::new(),
-            in_flight: Semaphore::new(settings.in_flight),
+            in_flight: Arc::new(Semaphore::new(settings.in_flight)),
+            // Those on the way, and as many that wait for their turn.
+            written: Semaphore::new(2 * settings.in_flight),
+            turn: Arc::default(),
             breaker: Mutex::new(Breaker::new(&settings.sender_domain)),
             quota: Mutex::new(None),
             journal: OnceCell::new(),
@@ -100,8 +118,7 @@ impl Mailer {
     }
 
     fn ses(&self) -> &aws_sdk_sesv2::Client {
-        self.ses
-            .get_or_init(|| aws_sdk_sesv2::Client::new(&self.aws.of("SESV2")))
+        self.ses.get_or_init(|| ses::client(&self.aws))
     }
 
     /// The domain that mail comes from; part of every row.
@@ -121,21 +138,43 @@ impl Mailer {
         &self,
         database: &Database,
         ids: &[String],
-        options: Options,
+        options: Options<'_>,
     ) -> Result<Vec<Dispatched>, Error> {
-        let pages = ids.chunks(self.page());
+        let pages = ids.chunks(self.page()).enumerate();
         let sending = futures::stream::iter(pages)
-            .map(|page| self.dispatch_page(database, page, options))
+            .map(|(number, page)| async move {
+                let own;
+                let turn = match options.turn.filter(|_| number == 0) {
+                    Some(turn) => turn,
+                    None => {
+                        own = self.turn().await;
+                        &own
+                    }
+                };
+                let options = Options {
+                    turn: Some(turn),
+                    ..options
+                };
+                let moved = self.dispatch_page(database, page, options).await;
+                // It may be that nothing has left.
+                turn.pass();
+                moved
+            })
             .buffered(2);
         // To the end, whatever fails: what is being sent must be written down.
         collect(sending.collect().await)
+    }
+
+    /// Waits until no page is being prepared. Who prepares the mails that it dispatches takes its turn before.
+    pub async fn turn(&self) -> Turn {
+        Turn(std::sync::Mutex::new(Some(self.turn.clone().lock_owned().await)))
     }
 
     async fn dispatch_page(
         &self,
         database: &Database,
         ids: &[String],
-        options: Options,
+        options: Options<'_>,
     ) -> Result<Vec<Dispatched>, Error> {
         let quota = self.quota(database).await?;
         let (mails, mut refused) = load(database, ids, options.at, &quota).await?;
@@ -289,7 +328,7 @@ impl Mailer {
         lane: Lane,
         mails: Vec<Ready>,
         quota: &Quota,
-        options: Options,
+        options: Options<'_>,
     ) -> Result<Vec<Dispatched>, Error> {
         let exhausted = if lane == Lane::Bulk {
             quota.bulk_exhausted
@@ -324,7 +363,7 @@ impl Mailer {
         lane: Lane,
         mails: Vec<Ready>,
         quota: &Quota,
-        options: Options,
+        options: Options<'_>,
     ) -> Result<Vec<Dispatched>, Error> {
         let mut moved = Vec::new();
         let mut mails = mails.into_iter();
@@ -361,7 +400,7 @@ impl Mailer {
         lane: Lane,
         chunk: Vec<Ready>,
         quota: &Quota,
-        options: Options,
+        options: Options<'_>,
         probing: bool,
     ) -> Result<Vec<Dispatched>, Error> {
         let slot = match self.reserve(database, lane, quota, chunk.len()).await? {
@@ -396,6 +435,9 @@ impl Mailer {
             .into_iter()
             .filter_map(|mail| claimed.get(&mail.id).map(|&attempts| Ready { attempts, ..mail }))
             .collect();
+        if let Some(turn) = options.turn {
+            turn.pass();
+        }
         let (answers, report) = self.call_all(&mails, slot, &token, journal).await;
         let transitions = self.judge(database, lane, &mails, answers, options).await;
         let moved = self.settle(database, &transitions).await?;
@@ -438,39 +480,62 @@ impl Mailer {
         journal: &Arc<Journal>,
     ) -> (Vec<Option<Answer>>, Report) {
         let start = tokio::time::Instant::now();
-        let report = std::sync::Mutex::new(Report::default());
-        let tally = |answer: &Answer| {
-            let mut report = report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if answer.is_fault() {
-                report.fault()
-            } else {
-                report.success()
-            }
-        };
-        let broken = || {
-            report
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .in_a_row
-                >= FAULTS_IN_A_ROW
-        };
+        let report = Arc::new(std::sync::Mutex::new(Report::default()));
         let calls = mails.iter().enumerate().map(|(k, mail)| {
-            let (tally, broken) = (&tally, &broken);
+            let report = &report;
             async move {
-                tokio::time::sleep_until(start + Duration::from_secs_f64(k as f64 / slot.rate)).await;
-                let _permit = self.in_flight.acquire().await;
-                if broken() {
+                let due = start + Duration::from_secs_f64(k as f64 / slot.rate);
+                // The timer knows no less than a millisecond.
+                if due > tokio::time::Instant::now() + Duration::from_millis(1) {
+                    tokio::time::sleep_until(due).await;
+                }
+                let _place = self.written.acquire().await;
+                if self.in_flight.available_permits() == 0 {
+                    // Nothing to hurry for: those that have a place leave first.
+                    tokio::task::yield_now().await;
+                }
+                if is_broken(report) {
                     return None;
                 }
-                let (journal, token, id) = (journal.clone(), token.to_owned(), mail.id.clone());
-                let answer = ses::send(self.ses(), &mail.letter, move || journal.begin(&token, &id)).await;
-                tally(&answer);
+                let departure = self.departure(report.clone(), journal.clone(), token, &mail.id);
+                let answer = ses::send(self.ses(), &mail.letter, departure).await?;
+                let mut report = lock(report);
+                if answer.is_fault() {
+                    report.fault();
+                } else {
+                    report.success();
+                }
                 Some(answer)
             }
         });
         let answers = futures::future::join_all(calls).await;
-        let report = *report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let report = *lock(&report);
         (answers, report)
+    }
+
+    /// A written call leaves when there is room, unless the provider faults by then; the journal has it first.
+    fn departure(
+        &self,
+        report: Arc<std::sync::Mutex<Report>>,
+        journal: Arc<Journal>,
+        token: &str,
+        id: &str,
+    ) -> ses::Departure {
+        let (token, id): (Arc<str>, Arc<str>) = (token.into(), id.into());
+        let in_flight = self.in_flight.clone();
+        Arc::new(move || {
+            let (report, journal, token, id) = (report.clone(), journal.clone(), token.clone(), id.clone());
+            let place = in_flight.clone().acquire_owned();
+            async move {
+                let place = place.await.ok()?;
+                if is_broken(&report) {
+                    return None;
+                }
+                journal.begin(&token, &id);
+                Some(place)
+            }
+            .boxed()
+        })
     }
 
     /// The mails are out: it is worth a little patience to write that down.
@@ -519,7 +584,7 @@ impl Mailer {
         lane: Lane,
         mails: &[Ready],
         answers: Vec<Option<Answer>>,
-        options: Options,
+        options: Options<'_>,
     ) -> Vec<Transition> {
         let unheard =
             |error: Error| tracing::warn!(error = error.chain(), "other processes do not learn what SES said");
@@ -596,6 +661,14 @@ impl Mailer {
             .collect();
         ledger::transit(database.pool(), Status::Pending, &transitions).await
     }
+}
+
+fn is_broken(report: &std::sync::Mutex<Report>) -> bool {
+    lock(report).in_a_row >= FAULTS_IN_A_ROW
+}
+
+fn lock(report: &std::sync::Mutex<Report>) -> std::sync::MutexGuard<'_, Report> {
+    report.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn collect(results: Vec<Result<Vec<Dispatched>, Error>>) -> Result<Vec<Dispatched>, Error> {

@@ -36,7 +36,7 @@ mod unsubscribe;
 pub use address::mailable;
 pub use gate::{Audience, Gate, refusal};
 pub use ledger::{Dispatched, Enqueued, Request, Status, Sweep, enqueue, expire, sweep, take_due};
-pub use mailer::{Mailer, Options};
+pub use mailer::{Mailer, Options, Turn};
 pub use settings::Settings;
 pub use stream::{Category, Stream, UnknownName};
 pub use suppression::{Reason, Suppression, suppress};

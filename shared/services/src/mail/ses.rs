@@ -1,16 +1,22 @@
 //! The one call to SES, and what its answers mean (spec: comms, C1 and C2).
 
+use std::sync::Arc;
+
 use aws_sdk_sesv2::Client;
-use aws_sdk_sesv2::config::http::HttpResponse;
-use aws_sdk_sesv2::config::interceptors::BeforeTransmitInterceptorContextRef;
-use aws_sdk_sesv2::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_sesv2::error::BoxError;
+use aws_sdk_sesv2::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_sesv2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sesv2::operation::send_email::SendEmailError;
 use aws_sdk_sesv2::types::{Body, Content, Destination, EmailContent, Message, MessageHeader, MessageTag};
+use aws_smithy_http_client::tls;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use futures::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::pacing::Account;
-use crate::{Error, Redacted};
+use crate::{Aws, Error, Redacted};
 
 /// A mail as SES gets it: one recipient, both parts.
 #[derive(Clone, Debug)]
@@ -52,11 +58,55 @@ impl Answer {
     }
 }
 
-/// Sends one letter, once; `begun` is called right before its bytes leave.
-pub(super) async fn send(client: &Client, letter: &Letter, begun: impl Fn() + Send + Sync + 'static) -> Answer {
+/// What a call waits for when it is written and signed, and does right before its bytes leave. Without a pass it does not leave at all.
+pub(super) type Departure = Arc<dyn Fn() -> BoxFuture<'static, Option<OwnedSemaphorePermit>> + Send + Sync>;
+
+tokio::task_local! {
+    static DEPARTURE: Departure;
+}
+
+/// The client, whose calls wait for their [`Departure`] with nothing left to do but to leave: to write and sign one takes as long as to
+/// send it, and would be done while nobody is on the way.
+pub(super) fn client(aws: &Aws) -> Client {
+    let https = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+        .build_https();
+    let gated = http_client_fn(move |settings, components| {
+        SharedHttpConnector::new(Gate(https.http_connector(settings, components)))
+    });
+    let config = aws_sdk_sesv2::config::Builder::from(&aws.of("SESV2")).http_client(gated);
+    Client::from_conf(config.build())
+}
+
+#[derive(Debug)]
+struct Gate(SharedHttpConnector);
+
+/// A call has got no pass.
+#[derive(Debug, thiserror::Error)]
+#[error("it was kept back")]
+struct KeptBack;
+
+impl HttpConnector for Gate {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let connector = self.0.clone();
+        match DEPARTURE.try_with(Clone::clone) {
+            Ok(departure) => HttpConnectorFuture::new(async move {
+                let Some(_pass) = departure().await else {
+                    return Err(ConnectorError::user(KeptBack.into()));
+                };
+                connector.call(request).await
+            }),
+            // Not a mail.
+            Err(_) => connector.call(request),
+        }
+    }
+}
+
+/// Sends one letter, once; `None` when it was kept back.
+pub(super) async fn send(client: &Client, letter: &Letter, departure: Departure) -> Option<Answer> {
     let input = match message(letter) {
         Ok(content) => content,
-        Err(reason) => return Answer::Rejected(reason),
+        Err(reason) => return Some(Answer::Rejected(reason)),
     };
     let mut call = client
         .send_email()
@@ -70,34 +120,10 @@ pub(super) async fn send(client: &Client, letter: &Letter, begun: impl Fn() + Se
             call = call.email_tags(tag);
         }
     }
-    match call.customize().interceptor(Departure(begun)).send().await {
-        Ok(answer) => Answer::Accepted(answer.message_id().unwrap_or_default().to_owned()),
-        Err(error) => classify(&error),
-    }
-}
-
-/// Tells when the bytes of a call are about to leave.
-struct Departure<F>(F);
-
-impl<F> std::fmt::Debug for Departure<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Departure")
-    }
-}
-
-impl<F: Fn() + Send + Sync> Intercept for Departure<F> {
-    fn name(&self) -> &'static str {
-        "Departure"
-    }
-
-    fn read_before_transmit(
-        &self,
-        _: &BeforeTransmitInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        (self.0)();
-        Ok(())
+    match DEPARTURE.scope(departure, call.send()).await {
+        Ok(answer) => Some(Answer::Accepted(answer.message_id().unwrap_or_default().to_owned())),
+        Err(error) if causes(&error).any(|error| error.is::<KeptBack>()) => None,
+        Err(error) => Some(classify(&error)),
     }
 }
 
@@ -185,11 +211,18 @@ fn classify(error: &SdkError<SendEmailError, HttpResponse>) -> Answer {
 
 /// Whether the connection itself failed, so that nothing can have been sent.
 fn never_connected(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+    causes(error).any(|error| {
         error
             .downcast_ref::<hyper_util::client::legacy::Error>()
             .is_some_and(hyper_util::client::legacy::Error::is_connect)
     })
+}
+
+/// An error and its sources.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 /// Asks SES for the account's quota.
@@ -211,13 +244,23 @@ pub(super) async fn account(client: &Client) -> Result<Account, Error> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::Aws;
 
-    fn client(endpoint: &str) -> Client {
-        Client::new(&Aws::at(endpoint).of("SESV2"))
+    fn client_of(endpoint: &str) -> Client {
+        client(&Aws::at(endpoint))
+    }
+
+    async fn send_at_once(client: &Client, letter: &Letter) -> Option<Answer> {
+        let gate = Arc::new(tokio::sync::Semaphore::new(1));
+        send(
+            client,
+            letter,
+            Arc::new(move || gate.clone().acquire_owned().map(Result::ok).boxed()),
+        )
+        .await
     }
 
     fn letter() -> Letter {
@@ -238,14 +281,26 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_never_connected_was_not_accepted_and_one_without_an_answer_is_in_doubt() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = client(&format!("http://{}", listener.local_addr().unwrap()));
+        let client = client_of(&format!("http://{}", listener.local_addr().unwrap()));
         let letter = letter();
         let hang_up = async { drop(listener.accept().await.unwrap()) };
-        let (answer, ()) = tokio::join!(send(&client, &letter, || {}), hang_up);
-        assert_eq!(answer, Answer::InDoubt("no_answer".into()));
+        let (answer, ()) = tokio::join!(send_at_once(&client, &letter), hang_up);
+        assert_eq!(answer, Some(Answer::InDoubt("no_answer".into())));
 
         drop(listener);
-        let answer = send(&client, &letter, || {}).await;
-        assert_eq!(answer, Answer::NotAccepted("connect_failed".into()));
+        let answer = send_at_once(&client, &letter).await;
+        assert_eq!(answer, Some(Answer::NotAccepted("connect_failed".into())));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_kept_back_never_connects() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client_of(&format!("http://{}", listener.local_addr().unwrap()));
+        let letter = letter();
+        let kept_back = send(&client, &letter, Arc::new(|| std::future::ready(None).boxed()));
+        tokio::select! {
+            answer = kept_back => assert_eq!(answer, None),
+            _ = listener.accept() => panic!("it connected"),
+        }
     }
 }
