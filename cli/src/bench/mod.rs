@@ -7,6 +7,7 @@ mod digest;
 mod limit;
 mod measure;
 mod notify;
+mod preview;
 mod rollup;
 mod runtime;
 mod search;
@@ -35,6 +36,8 @@ enum What {
     Rollup,
     /// 100,000 assets reindexed, 5,000 updated one by one, and what users ask.
     Search,
+    /// The clip of a sound of 100 MiB, and those of a film of a minute and of one of two hours.
+    Preview,
     /// Process start to the first request for work, and memory, beside a function that has nothing but lambda_runtime.
     ColdStart,
     /// A million dead rows among two million, beside one DELETE; and a slot of failed log-ins at ten million a day.
@@ -51,6 +54,7 @@ impl Bench {
             What::Runtime => runtime::run().await,
             What::Rollup => rollup::run().await,
             What::Search => search::run().await,
+            What::Preview => preview::run().await,
             What::ColdStart => cold_start::run().await,
             What::Sweep => sweep::run().await,
             What::Contender { step, workload } => contender::run(step, &workload).await,

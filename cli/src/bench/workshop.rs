@@ -160,6 +160,7 @@ impl Line {
             .env("QUEUE_URL_PREFIX", queue.url(PREFIX))
             .instances(feed.instances)
             .timeout(spec.map_or(Duration::from_secs(30), |spec| spec.timeout))
+            .memory_mb(spec.map_or(256, |spec| spec.memory_mb))
             .logs(Logs::Discard);
         let lambda = Lambda::start(function)
             .await
