@@ -111,6 +111,10 @@ impl Cast {
         let clear = format!(
             "DELETE FROM email_messages WHERE user_id LIKE '{MARK}%';
              DELETE FROM email_suppressions WHERE email LIKE '%.{DOMAIN}';
+             DELETE FROM events WHERE ip_asset_id LIKE '{MARK}%';
+             DELETE FROM asset_variants WHERE asset_id LIKE '{MARK}%';
+             DELETE FROM asset_processing_steps WHERE asset_id LIKE '{MARK}%';
+             DELETE FROM ip_assets WHERE id LIKE '{MARK}%';
              DELETE FROM users WHERE id LIKE '{MARK}%';
              DELETE FROM job_runs WHERE run_key LIKE '{MARK}%';"
         );
@@ -153,7 +157,7 @@ impl Cast {
         Ok(tx.commit().await?)
     }
 
-    fn person(&self, number: u32) -> String {
+    pub(super) fn person(&self, number: u32) -> String {
         person(&self.prefix, number)
     }
 }

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::cast::Cast;
+use super::clip::Clip;
 use super::wire::{DeadLetter, Mail, Wire};
 use super::{JOB, REPEATED};
 
@@ -118,6 +119,7 @@ pub(super) struct Facts {
     pub(super) later: Vec<Count>,
     pub(super) sample: Option<Mail>,
     pub(super) dead_letters: Vec<DeadLetter>,
+    pub(super) clip: Clip,
     pub(super) runs: Runs,
     pub(super) checks: Vec<Check>,
 }
@@ -132,7 +134,13 @@ struct Entry {
 }
 
 impl Facts {
-    pub(super) async fn read(database: &mut PgConnection, wire: &Wire, cast: &Cast, messages: usize) -> Result<Self> {
+    pub(super) async fn read(
+        database: &mut PgConnection,
+        wire: &Wire<'_>,
+        cast: &Cast,
+        messages: usize,
+        clip: Clip,
+    ) -> Result<Self> {
         let (notifications, in_app) =
             sqlx::query_as("SELECT count(*), count(in_app_at) FROM notifications WHERE starts_with(id, $1)")
                 .bind(&cast.prefix)
@@ -157,8 +165,10 @@ impl Facts {
             sample: None,
             checks: checks(notifications, in_app, &entries, &mails, &dead_letters, &runs, messages),
             dead_letters,
+            clip,
             runs,
         };
+        facts.checks.push(facts.clip.check());
         for fate in fates(database, &cast.prefix).await? {
             facts.sort_in(fate);
         }

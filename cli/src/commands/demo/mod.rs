@@ -1,6 +1,7 @@
 //! `jobs demo`
 
 mod cast;
+mod clip;
 mod facts;
 mod report;
 mod wire;
@@ -13,13 +14,14 @@ use console::Term;
 use serde_json::{Value, json};
 
 use self::cast::Cast;
+use self::clip::Bucket;
 use self::facts::{Facts, Standing};
 use self::wire::{Message, Wire};
 use crate::engine;
 use crate::environment::{Environment, Workspace};
 use crate::progress::Progress;
 
-/// The job that it shows.
+/// The job of the notifications.
 const JOB: &str = "notification-delivery";
 /// Sent a second time, as a careless producer or SQS itself may.
 const REPEATED: usize = 10;
@@ -27,7 +29,7 @@ const REPEATED: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(150);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Start everything, send a few hundred notifications to people with different wishes, and show what became of them.
+/// Start everything, send a few hundred notifications to people with different wishes, upload a film, and show what became of it all.
 #[derive(clap::Args)]
 pub(crate) struct Demo {
     /// Build the functions with optimisation, as they are deployed.
@@ -42,10 +44,12 @@ impl Demo {
         let environment = Environment::local(&workspace)?;
         let mut database = environment.database().await?;
         let wire = Wire::new(&environment).await?;
+        let bucket = Bucket::new(&environment).await?;
         let progress = Progress::new();
 
         let step = progress.step("people");
         let cast = Cast::new(Utc::now());
+        bucket.clear().await?;
         cast.enter(&mut database).await?;
         wire.clear_dead_letters().await?;
         step.done(&format!(
@@ -73,17 +77,18 @@ impl Demo {
             }
         };
         // The first one alone: from then on the sender knows how fast SES may be fed, and a function is warm.
-        wire.send(&messages[..1]).await?;
+        wire.send(JOB, &messages[..1]).await?;
         watch("first", 1, &mut database).await?;
         let step = progress.step("queue");
-        wire.send(&messages[1..]).await?;
+        wire.send(JOB, &messages[1..]).await?;
         step.done(&format!(
             "{} messages sent: {REPEATED} of them for the second time, and one that is misspelt",
             messages.len()
         ));
         watch("delivery", messages.len(), &mut database).await?;
 
-        let facts = Facts::read(&mut database, &wire, &cast, messages.len()).await?;
+        let clip = clip::show(&cast, &bucket, &wire, &mut database, &progress).await?;
+        let facts = Facts::read(&mut database, &wire, &cast, messages.len(), clip).await?;
         let width = Term::stdout().size_checked().map_or(100, |(_, columns)| columns.into());
         print!("\n{}", report::render(&facts, width));
         if facts.checks.iter().any(|check| !check.holds) {

@@ -10,7 +10,7 @@ use crate::commands::runs::duration;
 /// Lines of the mail that is shown.
 const LINES: usize = 8;
 
-const NEXT: [(&str, &str); 6] = [
+const NEXT: [(&str, &str); 7] = [
     ("cargo jobs status", "queues, functions, dead letters, last runs"),
     (
         "cargo jobs runs notification-delivery",
@@ -21,6 +21,10 @@ const NEXT: [(&str, &str); 6] = [
         "the bad message again",
     ),
     ("cargo jobs logs notification-delivery", "what the function said"),
+    (
+        "cargo jobs runs asset-preview-generation",
+        "what was cut out of the film, and when",
+    ),
     (
         "source target/local/env",
         "DATABASE_URL, AWS_ENDPOINT_URL, … for your own tools",
@@ -56,6 +60,9 @@ pub(super) fn render(facts: &Facts, width: usize) -> String {
         heading(&mut text, "THE BAD MESSAGE");
         dead_letter(&mut text, letter);
     }
+    heading(&mut text, "A CLIP");
+    field(&mut text, "uploaded", &facts.clip.film.line());
+    field(&mut text, "came back", &facts.clip.preview.line());
     heading(&mut text, "RUNS AND TIMES");
     runs(&mut text, &facts.runs);
     heading(&mut text, "CHECKED");
@@ -176,6 +183,7 @@ fn seconds(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::demo::clip::tests::clip;
     use crate::commands::demo::facts::Check;
 
     fn counts(counts: &[(i64, &str)]) -> Vec<Count> {
@@ -207,6 +215,7 @@ mod tests {
                 body: "{}".into(),
                 attributes: [("reason".into(), "no id".into()), ("runKey".into(), "demo-1".into())].into(),
             }],
+            clip: clip(),
             runs: Runs {
                 count: 266,
                 attempts: 267,
@@ -259,6 +268,10 @@ THE BAD MESSAGE
   reason       no id
   run key      demo-1
   now in       yg-x-dlq
+
+A CLIP
+  uploaded     14.0 s, 1280x720, h264 and aac in video/mp4, 5000000 bytes: assets/demo-film/0123456789ab/original.mp4
+  came back    10.0 s, 1280x720, h264 and aac in video/mp4, 1200000 bytes: derived/demo-film/0123456789ab-v1/preview.mp4
 
 RUNS AND TIMES
   runs         266 in 267 attempts, no crash, 1 dead

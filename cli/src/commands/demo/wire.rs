@@ -1,4 +1,4 @@
-//! The queue, its dead letters, and the mailbox of the local engine.
+//! Queues, dead letters, and the mailbox of the local engine.
 
 use std::collections::{HashMap, HashSet};
 
@@ -47,38 +47,34 @@ pub(super) struct DeadLetter {
     pub(super) attributes: HashMap<String, String>,
 }
 
-pub(super) struct Wire {
+pub(super) struct Wire<'a> {
+    environment: &'a Environment,
     sqs: aws_sdk_sqs::Client,
     aws: Aws,
-    queue: String,
     dead_letters: String,
     dead_letter_queue: String,
 }
 
-impl Wire {
-    pub(super) async fn new(environment: &Environment) -> Result<Self> {
+impl<'a> Wire<'a> {
+    pub(super) async fn new(environment: &'a Environment) -> Result<Self> {
         let config = environment.aws().await;
         let sqs = aws_sdk_sqs::Client::new(&config);
-        let url = async |queue: &str| {
-            let found = sqs.get_queue_url().queue_name(queue).send().await;
-            let found = found.with_context(|| format!("could not find the queue {queue}"))?;
-            found.queue_url.context("SQS named no queue URL")
-        };
-        let name = environment.queue(JOB);
-        let dead_letter_queue = format!("{name}-dlq");
+        let dead_letter_queue = format!("{}-dlq", environment.queue(JOB));
         Ok(Self {
-            queue: url(&name).await?,
-            dead_letters: url(&dead_letter_queue).await?,
+            environment,
+            dead_letters: url(&sqs, &dead_letter_queue).await?,
             dead_letter_queue,
             aws: Aws::new(config)?,
             sqs,
         })
     }
 
-    pub(super) async fn send(&self, messages: &[Message]) -> Result<()> {
+    /// Puts messages on the queue of a job.
+    pub(super) async fn send(&self, job: &str, messages: &[Message]) -> Result<()> {
+        let queue = url(&self.sqs, &self.environment.queue(job)).await?;
         for batch in messages.chunks(BATCH) {
             let entries = batch.iter().zip(0..).map(|(message, id): (_, u8)| entry(message, id));
-            let request = self.sqs.send_message_batch().queue_url(&self.queue);
+            let request = self.sqs.send_message_batch().queue_url(&queue);
             let answer = request.set_entries(Some(entries.collect::<Result<_>>()?)).send().await;
             let answer = answer.context("could not send to the queue")?;
             if let Some(failed) = answer.failed.first() {
@@ -148,6 +144,12 @@ impl Wire {
             .filter(|mail| mail.to.iter().any(|to| to.ends_with(&ends)))
             .collect())
     }
+}
+
+async fn url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String> {
+    let found = sqs.get_queue_url().queue_name(queue).send().await;
+    let found = found.with_context(|| format!("could not find the queue {queue}"))?;
+    found.queue_url.context("SQS named no queue URL")
 }
 
 fn entry(message: &Message, id: u8) -> Result<SendMessageBatchRequestEntry> {
