@@ -45,6 +45,11 @@ impl Container {
         }
     }
 
+    /// Whether it is frames and nothing else, so that how long it is can only be guessed.
+    pub(crate) const fn is_without_index(self) -> bool {
+        matches!(self, Self::Mp3 | Self::Aac)
+    }
+
     /// FFmpeg's demuxer.
     pub(crate) const fn demuxer(self) -> &'static str {
         match self {

@@ -51,7 +51,10 @@ impl Encoding<'_> {
         add(&["-fs", "20M", "-threads", "2", self.file]);
         let limits = Limits::new(self.time);
         let folder = self.workspace.path();
-        self.tools.run(&self.tools.ffmpeg, &arguments, folder, limits).await?;
+        let output = self.tools.run(&self.tools.ffmpeg, &arguments, folder, limits).await?;
+        if output.is_too_large {
+            return Err(Error::file(Fault::ImageTooLarge, "its pictures are too large"));
+        }
         let written = std::fs::metadata(self.workspace.file(self.file)).map(|file| file.len());
         match written {
             Ok(1..) => Ok(()),

@@ -44,7 +44,7 @@ impl Fault {
     }
 
     /// Whether a second try may end otherwise: a busy machine is slow, too.
-    pub const fn may_pass(self) -> bool {
+    pub const fn is_retryable(self) -> bool {
         matches!(self, Self::ToolTimeout | Self::BadOutput)
     }
 }

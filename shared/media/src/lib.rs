@@ -37,5 +37,5 @@ pub use error::{Error, Fault};
 pub use preview::{Clip, sound, video};
 pub use probe::{Audio, Probe, Video, probe};
 pub use tool::Tools;
-pub use waveform::{Picture, waveform};
+pub use waveform::{Picture, WAVEFORM_VERSION, waveform};
 pub use workspace::Workspace;

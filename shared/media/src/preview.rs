@@ -1,7 +1,7 @@
 //! Clips that let one see or hear what a file is (spec: assets, `asset-preview-generation`).
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::container::Container;
 use crate::encode::Encoding;
@@ -23,7 +23,9 @@ const FADE: f64 = 0.5;
 /// The longer and the shorter side of a clip, at most.
 const BOX: (u32, u32) = (1280, 720);
 /// Pictures a second, at most.
-const FRAME_RATE: (u32, u32) = (30, 1);
+const FASTEST: u64 = 30;
+/// Pictures a second, at least: the last one of a clip is shown for as long as one of its rate, and must not outlast the clip.
+const SLOWEST: u64 = 5;
 
 /// A clip, and what was measured of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,14 +42,24 @@ pub struct Clip {
     pub bitrate: Option<u64>,
 }
 
-/// The part of a source that is taken, in seconds.
+/// The segment of a source that is taken, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Part {
+struct Segment {
     start: f64,
-    /// What will come out; `None` when the source does not say how long it is.
+    /// What will come out; `None` when nobody knows how long the source is.
     length: Option<f64>,
+    /// No more than this comes out.
     most: f64,
     is_cut_at_end: bool,
+}
+
+/// What is needed for any clip.
+struct Clipping<'a> {
+    tools: &'a Tools,
+    workspace: &'a Workspace,
+    container: Container,
+    /// When all attempts must have ended.
+    deadline: Instant,
 }
 
 /// Ten seconds of a video of the workspace: H.264 and AAC in an MP4 that plays while it loads.
@@ -61,41 +73,23 @@ pub async fn video(
     source: &Probe,
     time: Duration,
 ) -> Result<Clip, Error> {
-    let no_stream = || Error::file(Fault::NoStream, "it has no video");
-    let video = source.video.as_ref().ok_or_else(no_stream)?;
-    let part = Part::of_video(source.duration);
-    let (map, filters, most) = (format!("0:{}", video.index), filters(video), seconds(part.most));
-    let mut output = vec!["-t", &most, "-map", &map, "-vf", &filters];
-    output.extend([
-        "-c:v", "libx264", "-preset", "fast", "-b:v", "1000k", "-maxrate", "1500k", "-bufsize", "2000k",
-    ]);
-    let sound = source.audio.as_ref().map(|sound| format!("0:{}", sound.index));
-    if let Some(sound) = &sound {
-        output.extend(["-map", sound, "-c:a", "aac", "-b:a", "128k", "-ac", "2", "-ar", "48000"]);
+    let video = source.video.as_ref().map_err(Clone::clone)?;
+    let clipping = Clipping::new(tools, workspace, container, time);
+    let segment = Segment::of_video(video.duration.or(source.duration));
+    let sound = source.audio.as_ref().ok();
+    match clipping.video(video, sound, segment).await {
+        // There may be no decoder for its sound.
+        Err(Error::File {
+            fault: Fault::CorruptMedia,
+            ..
+        }) if sound.is_some() => clipping.video(video, None, segment).await,
+        // A picture that has been shown since before the segment.
+        Err(Error::File {
+            fault: Fault::BadOutput,
+            ..
+        }) if segment.start > 0.0 => clipping.video(video, sound, segment.from_beginning()).await,
+        result => result,
     }
-    output.extend(["-movflags", "+faststart"]);
-    let file = "preview.mp4";
-    let encoding = Encoding {
-        tools,
-        workspace,
-        container,
-        start: part.start,
-        output: &output,
-        file,
-        time,
-    };
-    encoding.run().await?;
-    let made = measure(tools, workspace, file, Container::Mp4).await?;
-    let size = match &made.video {
-        Some(Video {
-            codec, width, height, ..
-        }) if codec == "h264" => (*width, *height),
-        _ => return Err(Error::file(Fault::BadOutput, "no video came out")),
-    };
-    if sound.is_some() && made.audio.is_none() {
-        return Err(Error::file(Fault::BadOutput, "its sound got lost"));
-    }
-    part.clip(workspace.file(file), &made, Some(size))
 }
 
 /// Thirty seconds of a sound of the workspace: an MP3 without a picture or a word.
@@ -109,31 +103,85 @@ pub async fn sound(
     source: &Probe,
     time: Duration,
 ) -> Result<Clip, Error> {
-    let no_stream = || Error::file(Fault::NoStream, "it has no sound");
-    let sound = source.audio.as_ref().ok_or_else(no_stream)?;
-    let part = Part::of_sound(source.duration);
-    let (map, fades, most) = (format!("0:{}", sound.index), part.fades(), seconds(part.most));
-    let mut output = vec!["-t", &most, "-map", &map, "-vn"];
-    if let Some(fades) = &fades {
-        output.extend(["-af", fades]);
+    let sound = source.audio.as_ref().map_err(Clone::clone)?;
+    let clipping = Clipping::new(tools, workspace, container, time);
+    match clipping.sound(sound, Segment::of_sound(source.duration)).await {
+        // Its duration was a guess by the rate of its beginning: now nobody knows it.
+        Err(Error::File {
+            fault: Fault::BadOutput,
+            ..
+        }) if container.is_without_index() => clipping.sound(sound, Segment::of_sound(None)).await,
+        result => result,
     }
-    output.extend(["-c:a", "libmp3lame", "-b:a", "128k", "-ar", "44100", "-ac", "2"]);
-    output.extend(["-id3v2_version", "0", "-write_id3v1", "0"]);
-    let file = "preview.mp3";
-    let encoding = Encoding {
-        tools,
-        workspace,
-        container,
-        start: part.start,
-        output: &output,
-        file,
-        time,
-    };
-    encoding.run().await?;
-    let made = measure(tools, workspace, file, Container::Mp3).await?;
-    match &made.audio {
-        Some(Audio { codec, .. }) if codec == "mp3" => part.clip(workspace.file(file), &made, None),
-        _ => Err(Error::file(Fault::BadOutput, "no sound came out")),
+}
+
+impl<'a> Clipping<'a> {
+    fn new(tools: &'a Tools, workspace: &'a Workspace, container: Container, time: Duration) -> Self {
+        Self {
+            tools,
+            workspace,
+            container,
+            deadline: Instant::now() + time,
+        }
+    }
+
+    async fn video(&self, video: &Video, sound: Option<&Audio>, segment: Segment) -> Result<Clip, Error> {
+        let (map, filters) = (format!("0:{}", video.index), filters(video));
+        let mut output = vec!["-map", &map, "-vf", &filters, "-c:v", "libx264", "-preset", "fast"];
+        output.extend(["-b:v", "1000k", "-maxrate", "1500k", "-bufsize", "2000k"]);
+        let sound = sound.map(|sound| format!("0:{}", sound.index));
+        if let Some(sound) = &sound {
+            output.extend(["-map", sound, "-c:a", "aac", "-b:a", "128k", "-ac", "2", "-ar", "48000"]);
+        }
+        output.extend(["-movflags", "+faststart"]);
+        let file = "preview.mp4";
+        let made = self.encode(segment, &output, file, Container::Mp4).await?;
+        match &made.video {
+            Ok(video) if video.codec == "h264" => {
+                let size = Some((video.width, video.height));
+                segment.clip(self.workspace.file(file), &made, size)
+            }
+            _ => Err(Error::file(Fault::BadOutput, "no video came out")),
+        }
+    }
+
+    async fn sound(&self, sound: &Audio, segment: Segment) -> Result<Clip, Error> {
+        let (map, fades) = (format!("0:{}", sound.index), segment.fades());
+        let mut output = vec!["-map", &map, "-vn"];
+        if let Some(fades) = &fades {
+            output.extend(["-af", fades]);
+        }
+        output.extend(["-c:a", "libmp3lame", "-b:a", "128k", "-ar", "44100", "-ac", "2"]);
+        output.extend(["-id3v2_version", "0", "-write_id3v1", "0"]);
+        let file = "preview.mp3";
+        let made = self.encode(segment, &output, file, Container::Mp3).await?;
+        match &made.audio {
+            Ok(sound) if sound.codec == "mp3" => segment.clip(self.workspace.file(file), &made, None),
+            _ => Err(Error::file(Fault::BadOutput, "no sound came out")),
+        }
+    }
+
+    /// Makes a file of the segment, and gives what it is.
+    async fn encode(
+        &self,
+        segment: Segment,
+        output: &[&str],
+        file: &'static str,
+        container: Container,
+    ) -> Result<Probe, Error> {
+        let most = segment.most.to_string();
+        let output = [&["-t", &most], output].concat();
+        let encoding = Encoding {
+            tools: self.tools,
+            workspace: self.workspace,
+            container: self.container,
+            start: segment.start,
+            output: &output,
+            file,
+            time: self.deadline.saturating_duration_since(Instant::now()),
+        };
+        encoding.run().await?;
+        measure(self.tools, self.workspace, file, container).await
     }
 }
 
@@ -150,10 +198,11 @@ async fn measure(tools: &Tools, workspace: &Workspace, file: &str, container: Co
         })
 }
 
-impl Part {
+impl Segment {
     fn of_video(duration: Option<f64>) -> Self {
         let start = duration.map_or(0.0, |duration| (0.1 * duration).min((duration - VIDEO).max(0.0)));
-        Self::new(duration, start, VIDEO)
+        // Where the video ends, the sound ends too.
+        Self::new(duration, start, duration.map_or(VIDEO, |duration| duration.min(VIDEO)))
     }
 
     fn of_sound(duration: Option<f64>) -> Self {
@@ -169,6 +218,11 @@ impl Part {
             most,
             is_cut_at_end: duration.is_none_or(|duration| duration > start + most),
         }
+    }
+
+    /// As much, from the beginning of the source.
+    fn from_beginning(self) -> Self {
+        Self { start: 0.0, ..self }
     }
 
     /// A cut in the middle of a sound clicks.
@@ -209,7 +263,8 @@ fn filters(video: &Video) -> String {
         filters.push("bwdif=mode=send_frame".to_owned());
     }
     let (above, below) = frame_rate(video.frame_rate);
-    filters.push(format!("fps={above}/{below}"));
+    // From the start, whenever the first picture comes: it stands for those before it.
+    filters.push(format!("fps={above}/{below}:start_time=0"));
     let (width, height) = fit(video.width, video.height);
     let colours = if video.is_hdr {
         ":out_transfer=bt709:out_primaries=bt709:out_color_matrix=bt709:out_range=tv"
@@ -223,8 +278,12 @@ fn filters(video: &Video) -> String {
 }
 
 fn frame_rate(source: Option<(u32, u32)>) -> (u32, u32) {
-    let is_slower = |(above, below): &(u32, u32)| u64::from(*above) < u64::from(*below) * u64::from(FRAME_RATE.0);
-    source.filter(is_slower).unwrap_or(FRAME_RATE)
+    let is_below = |(above, below): (u32, u32), rate| u64::from(above) < u64::from(below) * rate;
+    match source {
+        Some(rate) if is_below(rate, SLOWEST) => (SLOWEST as u32, 1),
+        Some(rate) if is_below(rate, FASTEST) => rate,
+        _ => (FASTEST as u32, 1),
+    }
 }
 
 /// Into the box, lying or standing as the source does, never larger than it, with even sides.
@@ -239,10 +298,6 @@ fn fit(width: u32, height: u32) -> (u32, u32) {
         even.min(side / 2 * 2).clamp(2, most)
     };
     (side(width, most_width), side(height, most_height))
-}
-
-fn seconds(seconds: f64) -> String {
-    format!("{seconds:.3}")
 }
 
 #[cfg(test)]
@@ -260,11 +315,11 @@ mod tests {
             (4.3, 0.0, 4.3),
             (7200.0, 720.0, 10.0),
         ] {
-            let part = Part::of_video(Some(duration));
-            assert!((part.start - start).abs() < 1e-9, "{duration}: {part:?}");
-            assert_eq!(part.length, Some(length));
+            let segment = Segment::of_video(Some(duration));
+            assert!((segment.start - start).abs() < 1e-9, "{duration}: {segment:?}");
+            assert_eq!(segment.length, Some(length));
         }
-        assert_eq!(Part::of_video(None).start, 0.0);
+        assert_eq!(Segment::of_video(None).start, 0.0);
     }
 
     #[test]
@@ -275,8 +330,12 @@ mod tests {
             (30.0, 0.0, None),
             (12.0, 0.0, None),
         ] {
-            let part = Part::of_sound(Some(duration));
-            assert_eq!((part.start, part.fades().as_deref()), (start, fades), "{duration}");
+            let segment = Segment::of_sound(Some(duration));
+            assert_eq!(
+                (segment.start, segment.fades().as_deref()),
+                (start, fades),
+                "{duration}"
+            );
         }
     }
 
@@ -296,19 +355,20 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_above_thirty_becomes_thirty_and_a_lower_one_stays() {
+    fn a_rate_above_thirty_becomes_thirty_and_a_lower_one_stays_unless_it_is_a_slide_show() {
         assert_eq!(frame_rate(Some((60, 1))), (30, 1));
         assert_eq!(frame_rate(Some((30000, 1001))), (30000, 1001));
         assert_eq!(frame_rate(Some((25, 1))), (25, 1));
+        assert_eq!(frame_rate(Some((1, 15))), (5, 1));
         assert_eq!(frame_rate(None), (30, 1));
     }
 
     proptest! {
         #[test]
         fn a_clip_lies_within_its_source(duration in 0.01..1e7f64) {
-            for part in [Part::of_video(Some(duration)), Part::of_sound(Some(duration))] {
-                prop_assert!(part.start >= 0.0);
-                prop_assert!(part.start + part.length.unwrap() <= duration + 1e-6);
+            for segment in [Segment::of_video(Some(duration)), Segment::of_sound(Some(duration))] {
+                prop_assert!(segment.start >= 0.0);
+                prop_assert!(segment.start + segment.length.unwrap() <= duration + 1e-6);
             }
         }
 

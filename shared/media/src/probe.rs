@@ -19,10 +19,10 @@ pub struct Probe {
     pub duration: Option<f64>,
     /// Bits a second, over all.
     pub bitrate: Option<u64>,
-    /// Its first video that is no picture of its cover.
-    pub video: Option<Video>,
-    /// Its first sound.
-    pub audio: Option<Audio>,
+    /// Its first video that can be named and is no picture of its cover; else what is wrong with what there is.
+    pub video: Result<Video, Error>,
+    /// Its first sound that can be named; else what is wrong with what there is.
+    pub audio: Result<Audio, Error>,
 }
 
 /// A video as it is shown: upright, with square pixels.
@@ -32,6 +32,8 @@ pub struct Video {
     pub index: u32,
     /// FFmpeg's name.
     pub codec: String,
+    /// In seconds, where the container has one for each stream.
+    pub duration: Option<f64>,
     /// Pixels from left to right.
     pub width: u32,
     /// Pixels from top to bottom.
@@ -60,19 +62,19 @@ pub struct Audio {
 /// Asks ffprobe what there is in a file of the workspace.
 ///
 /// # Errors
-/// [`Fault::CorruptMedia`] when the demuxer of the container does not open it, [`Fault::ImageTooLarge`], [`Fault::ToolTimeout`].
+/// [`Fault::CorruptMedia`] when the demuxer of the container does not open it, [`Fault::ToolTimeout`].
 pub async fn probe(tools: &Tools, folder: &Path, file: &str, container: Container) -> Result<Probe, Error> {
     let mut arguments = open(container);
     arguments.extend(["-print_format", "json", "-show_format", "-show_streams", file].map(str::to_owned));
     let output = tools.run(&tools.ffprobe, &arguments, folder, LIMITS).await?;
     let answer: Answer = serde_json::from_slice(&output.stdout)
         .map_err(|error| Error::file(Fault::CorruptMedia, format!("ffprobe's answer is not legible: {error}")))?;
-    let probe = answer.read();
-    match probe {
-        // It leaves out a size that it has refused.
-        Err(_) if output.is_too_large => Err(Error::file(Fault::ImageTooLarge, "its pictures have too many pixels")),
-        probe => probe,
+    let mut probe = answer.read();
+    if output.is_too_large && probe.video.is_err() {
+        // Then it leaves out the size.
+        probe.video = Err(Error::file(Fault::ImageTooLarge, "its pictures have too many pixels"));
     }
+    Ok(probe)
 }
 
 #[derive(Deserialize)]
@@ -121,38 +123,38 @@ struct SideData {
 }
 
 impl Answer {
-    fn read(self) -> Result<Probe, Error> {
+    fn read(self) -> Probe {
         let of_streams = || {
             self.streams
                 .iter()
                 .filter_map(|stream| seconds(stream.duration.as_deref()))
         };
         let duration = seconds(self.format.duration.as_deref()).or_else(|| of_streams().reduce(f64::max));
-        let video = self
-            .streams
-            .iter()
-            .find(|stream| stream.codec_type == "video" && stream.disposition.attached_pic == 0);
-        let audio = self.streams.iter().find(|stream| stream.codec_type == "audio");
-        Ok(Probe {
+        Probe {
             duration,
-            bitrate: self.format.bit_rate.and_then(|rate| rate.parse().ok()),
-            video: video.map(Stream::video).transpose()?,
-            audio: audio.map(Stream::audio).transpose()?,
-        })
+            bitrate: self.format.bit_rate.as_deref().and_then(|rate| rate.parse().ok()),
+            video: self.stream("video").and_then(Stream::video),
+            audio: self.stream("audio").and_then(Stream::audio),
+        }
+    }
+
+    fn stream(&self, kind: &str) -> Result<&Stream, Error> {
+        let of_kind = |stream: &&Stream| stream.codec_type == kind && stream.disposition.attached_pic == 0;
+        let mut streams = self.streams.iter().filter(of_kind).peekable();
+        let fault = match streams.peek() {
+            Some(_) => Error::file(Fault::CorruptMedia, format!("nothing here decodes its {kind}")),
+            None => Error::file(Fault::NoStream, format!("it has no {kind}")),
+        };
+        streams.find(|stream| stream.codec().is_some()).ok_or(fault)
     }
 }
 
 impl Stream {
-    fn codec(&self) -> Result<String, Error> {
-        let unknown = || Error::file(Fault::CorruptMedia, "nothing here decodes its codec");
-        self.codec_name
-            .clone()
-            .filter(|name| name != "unknown")
-            .ok_or_else(unknown)
+    fn codec(&self) -> Option<&str> {
+        self.codec_name.as_deref().filter(|name| *name != "unknown")
     }
 
     fn video(&self) -> Result<Video, Error> {
-        let codec = self.codec()?;
         let (Some(coded_width @ 1..), Some(height @ 1..)) = (self.width, self.height) else {
             return Err(Error::file(Fault::CorruptMedia, "its pictures have no size"));
         };
@@ -177,7 +179,8 @@ impl Stream {
         };
         Ok(Video {
             index: self.index,
-            codec,
+            codec: self.codec().unwrap_or_default().to_owned(),
+            duration: seconds(self.duration.as_deref()),
             width,
             height,
             frame_rate: self.avg_frame_rate.as_deref().and_then(fraction),
@@ -189,7 +192,7 @@ impl Stream {
     fn audio(&self) -> Result<Audio, Error> {
         Ok(Audio {
             index: self.index,
-            codec: self.codec()?,
+            codec: self.codec().unwrap_or_default().to_owned(),
             sample_rate: self.sample_rate.as_deref().and_then(|rate| rate.parse().ok()),
             channels: self.channels,
         })
@@ -217,7 +220,7 @@ mod tests {
 
     use super::*;
 
-    fn read(streams: Value, format: Value) -> Result<Probe, Error> {
+    fn read(streams: Value, format: Value) -> Probe {
         serde_json::from_value::<Answer>(json!({"streams": streams, "format": format}))
             .unwrap()
             .read()
@@ -243,7 +246,7 @@ mod tests {
             (json!({"width": 1440, "sample_aspect_ratio": "4:3"}), (1920, 1080)),
             (json!({"sample_aspect_ratio": "0:1"}), (1920, 1080)),
         ] {
-            let video = read(json!([video(more.clone())]), json!({})).unwrap().video.unwrap();
+            let video = read(json!([video(more.clone())]), json!({})).video.unwrap();
             assert_eq!((video.width, video.height), size, "{more}");
         }
     }
@@ -256,9 +259,14 @@ mod tests {
         let probe = read(
             json!([cover, sound]),
             json!({"duration": "90.04", "bit_rate": "128000"}),
-        )
-        .unwrap();
-        assert_eq!(probe.video, None);
+        );
+        assert!(matches!(
+            probe.video,
+            Err(Error::File {
+                fault: Fault::NoStream,
+                ..
+            })
+        ));
         assert_eq!(probe.audio.unwrap().sample_rate, Some(44100));
         assert_eq!((probe.duration, probe.bitrate), (Some(90.04), Some(128_000)));
     }
@@ -268,49 +276,36 @@ mod tests {
         let probe = read(
             json!([video(json!({"avg_frame_rate": "0/0"}))]),
             json!({"duration": "N/A"}),
-        )
-        .unwrap();
+        );
         assert_eq!((probe.duration, probe.bitrate), (None, None));
         assert_eq!(probe.video.unwrap().frame_rate, None);
-        let of_stream = read(json!([video(json!({"duration": "4.3"}))]), json!({})).unwrap();
+        let of_stream = read(json!([video(json!({"duration": "4.3"}))]), json!({}));
         assert_eq!(of_stream.duration, Some(4.3));
     }
 
     #[test]
     fn pictures_beyond_the_limit_are_refused_by_their_header() {
-        let error = read(json!([video(json!({"width": 30000, "height": 30000}))]), json!({})).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::File {
-                    fault: Fault::ImageTooLarge,
-                    ..
-                }
-            ),
-            "{error}"
-        );
-        let error = read(json!([video(json!({"width": 0}))]), json!({})).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::File {
-                    fault: Fault::CorruptMedia,
-                    ..
-                }
-            ),
-            "{error}"
-        );
-        let error = read(json!([video(json!({"codec_name": null}))]), json!({})).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::File {
-                    fault: Fault::CorruptMedia,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        for (more, expected) in [
+            (json!({"width": 30000, "height": 30000}), Fault::ImageTooLarge),
+            (json!({"width": 0}), Fault::CorruptMedia),
+            (json!({"codec_name": null}), Fault::CorruptMedia),
+        ] {
+            let error = read(json!([video(more.clone())]), json!({})).video.unwrap_err();
+            assert!(
+                matches!(error, Error::File { fault, .. } if fault == expected),
+                "{more}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_stream_that_cannot_be_named_does_not_condemn_the_others() {
+        let unknown = json!({"index": 0, "codec_type": "audio"});
+        let known = json!({"index": 1, "codec_type": "audio", "codec_name": "aac"});
+        let probe = read(json!([unknown, known, video(json!({"index": 2}))]), json!({}));
+        assert_eq!((probe.audio.unwrap().index, probe.video.unwrap().index), (1, 2));
+        let probe = read(json!([unknown, video(json!({"index": 1}))]), json!({}));
+        assert!(probe.video.is_ok() && probe.audio.is_err());
     }
 
     proptest! {
@@ -319,8 +314,7 @@ mod tests {
             let streams = json!([video(json!({
                 "width": width, "height": height, "sample_aspect_ratio": ratio, "avg_frame_rate": ratio, "side_data_list": [{"rotation": rotation}]
             }))]);
-            if let Ok(probe) = read(streams, json!({"duration": ratio})) {
-                let video = probe.video.unwrap();
+            if let Ok(video) = read(streams, json!({"duration": ratio})).video {
                 prop_assert!(video.width > 0 && video.height > 0);
             }
         }

@@ -35,7 +35,7 @@ pub struct Tools {
 #[derive(Debug)]
 pub(crate) struct Output {
     pub stdout: Vec<u8>,
-    /// Whether a decoder has refused the size of a picture: it goes on then, without it.
+    /// Whether a picture was too large for a decoder, or for the memory: it goes on then, without it.
     pub is_too_large: bool,
 }
 
@@ -130,8 +130,9 @@ impl Tools {
         };
         let status = status.map_err(|error| Error::machine("a tool was lost", &error))?;
         let said = String::from_utf8_lossy(&stderr);
-        // In FFmpeg's words.
-        let is_too_large = said.contains("Picture size ");
+        // In FFmpeg's words; the others are what a limit of memory makes of a picture.
+        let signs = ["Picture size ", "get_buffer() failed", "Cannot allocate memory"];
+        let is_too_large = signs.iter().any(|sign| said.contains(sign));
         if !status.success() {
             return Err(match is_too_large {
                 true => Error::file(Fault::ImageTooLarge, "its pictures have too many pixels"),
@@ -149,7 +150,7 @@ impl Tools {
 struct Group(Option<Pid>);
 
 impl Group {
-    /// From outside and at once: the child has only begun, and has not read a byte of the file.
+    /// From outside and at once. The child may have begun: what it has taken stays, and the limits hold from here on.
     fn limit(&self, memory: Option<u64>, limits: Limits) -> std::io::Result<()> {
         let limits = [
             (Resource::Cpu, Some(limits.time.as_secs() * THREADS + 1)),

@@ -11,6 +11,11 @@ use crate::workspace::Workspace;
 
 const WIDTH: u32 = 1800;
 const HEIGHT: u32 = 280;
+/// Samples a second: the filter keeps all of them until the end, and a picture of this width needs no more.
+const RATE: u32 = 8000;
+
+/// The rules by which waveforms are drawn; raise it with them.
+pub const WAVEFORM_VERSION: u32 = 1;
 
 /// A picture, and its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +39,9 @@ pub async fn waveform(
     source: &Probe,
     time: Duration,
 ) -> Result<Picture, Error> {
-    let no_stream = || Error::file(Fault::NoStream, "it has no sound");
-    let sound = source.audio.as_ref().ok_or_else(no_stream)?.index;
+    let sound = source.audio.as_ref().map_err(Clone::clone)?.index;
     let graph = format!(
-        "[0:{sound}]aformat=channel_layouts=mono,showwavespic=s={WIDTH}x{HEIGHT}:colors=#6366f1[wave];\
+        "[0:{sound}]aformat=channel_layouts=mono,aresample={RATE},showwavespic=s={WIDTH}x{HEIGHT}:colors=#6366f1[wave];\
          color=c=#f3f4f6:s={WIDTH}x{HEIGHT}[ground];[ground][wave]overlay=format=rgb[picture]"
     );
     let raw = "waveform.rgb";

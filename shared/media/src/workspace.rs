@@ -1,5 +1,6 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -7,6 +8,8 @@ use crate::Error;
 
 /// Begins the name of every workspace.
 const PREFIX: &str = "job-";
+/// Between making a lock and taking it, generously.
+const A_MOMENT: Duration = Duration::from_secs(60);
 /// Held for as long as the workspace is in use.
 const LOCK: &str = "lock";
 
@@ -52,12 +55,17 @@ fn remove_leftovers(root: &Path) {
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
         let lock = File::open(entry.path().join(LOCK));
-        // One without a lock may be about to get it.
-        let is_left = lock.is_ok_and(|lock| lock.try_lock().is_ok());
+        let is_left = lock.is_ok_and(|lock| !is_new(&lock) && lock.try_lock().is_ok());
         if is_left && let Err(error) = fs::remove_dir_all(entry.path()) {
             tracing::warn!(%error, "a workspace was left and cannot be removed");
         }
     }
+}
+
+/// One that was only just made may be about to be locked.
+fn is_new(lock: &File) -> bool {
+    let made = lock.metadata().and_then(|lock| lock.modified());
+    made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age < A_MOMENT))
 }
 
 #[cfg(test)]
@@ -72,7 +80,9 @@ mod tests {
         // As a process leaves it that is killed: the lock is open no more.
         let left = std::env::temp_dir().join(format!("{PREFIX}left-{}", std::process::id()));
         fs::create_dir_all(&left).unwrap();
-        File::create(left.join(LOCK)).unwrap();
+        let lock = File::create(left.join(LOCK)).unwrap();
+        lock.set_modified(std::time::SystemTime::now() - 2 * A_MOMENT).unwrap();
+        drop(lock);
 
         let _next = Workspace::new().unwrap();
 
