@@ -43,5 +43,5 @@ mod variant;
 
 pub use objects::{Condemned, Destroyed, destroy};
 pub use purge::{Decision, Settled, Subject, condemn, settle};
-pub use step::{Asset, Begun, Kind, Step, Stop};
+pub use step::{Asset, Claim, Ended, Step, StepKind, Stop};
 pub use variant::Variant;

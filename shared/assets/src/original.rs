@@ -8,6 +8,8 @@ use crate::step::{Asset, Stop};
 /// The largest upload (spec: assets 0.5).
 const LARGEST: u64 = 100 << 20;
 
+const MISSING: &str = "OBJECT_MISSING: the original is not in the bucket";
+
 impl Asset {
     /// Copies the original into a new file, and makes sure that it is what was scanned.
     ///
@@ -18,7 +20,7 @@ impl Asset {
             Err(Stop::Unusable {
                 code,
                 detail: detail.to_owned(),
-                may_pass: false,
+                is_retryable: false,
             })
         };
         match run.context().storage()?.download(&self.original, file, LARGEST).await? {
@@ -27,13 +29,16 @@ impl Asset {
             Download::Complete(_) => Err(Stop::Unscanned("SOURCE_CHANGED")),
             Download::TooLarge => unusable("TOO_LARGE", "it has more than 100 MiB"),
             // What was promoted was there: this is somebody's business, but not before a second look.
-            Download::Missing if run.attempt() > 1 => Err(Stop::Failed(Failure::Dead {
-                reason: "OBJECT_MISSING: the original is not in the bucket".into(),
-            })),
-            Download::Missing => Err(Stop::Failed(Failure::Retry {
-                error: "OBJECT_MISSING: the original is not in the bucket".into(),
-                after: None,
-            })),
+            Download::Missing => Err(Stop::Failed {
+                code: Some("OBJECT_MISSING"),
+                failure: match run.attempt() {
+                    1 => Failure::Retry {
+                        error: MISSING.into(),
+                        after: None,
+                    },
+                    _ => Failure::Dead { reason: MISSING.into() },
+                },
+            }),
         }
     }
 }

@@ -3,11 +3,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use jobs::{ProcessAsset, ScanAsset, ScanReason, Timestamp, catalog};
-use runtime::{Failure, Outcome, Run, Tx, deferred, done, retry, skipped};
+use runtime::{Failure, Outcome, Run, Tx, dead, deferred, done, retry, skipped};
 use serde_json::{Value, json};
 use services::Error;
 use services::storage::ObjectKey;
-use sqlx::PgPool;
 
 /// How long a lease outlives the invocation that holds it.
 const GRACE: Duration = Duration::from_secs(60);
@@ -18,7 +17,7 @@ const LONGEST_DETAIL: usize = 500;
 
 /// What a job makes of assets: rows of `asset_processing_steps`.
 #[derive(Clone, Copy, Debug)]
-pub struct Kind {
+pub struct StepKind {
     /// Its name there.
     pub step: &'static str,
     /// Types of assets that it is made of.
@@ -45,14 +44,14 @@ pub struct Asset {
 pub struct Step {
     /// Of what.
     pub asset: Asset,
-    kind: Kind,
+    kind: StepKind,
     variant: String,
     token: String,
 }
 
 /// What a message finds.
 #[derive(Debug)]
-pub enum Begun {
+pub enum Claim {
     /// It is ours to do.
     Claimed(Box<Step>),
     /// There is nothing to do, or not now.
@@ -69,25 +68,39 @@ pub enum Stop {
         /// What a person reads.
         detail: String,
         /// Whether the next attempt may end otherwise.
-        may_pass: bool,
+        is_retryable: bool,
     },
     /// There is nothing to be made of it: SKIPPED.
     Skipped(&'static str),
-    /// What lies there was never scanned: the step waits for the next verdict.
+    /// What lies there was never scanned: the step has FAILED until the next verdict, which sends its message again.
     Unscanned(&'static str),
     /// It is not the file. What the message does next says what the ledger has.
-    Failed(Failure),
+    Failed {
+        /// `reason_code`, where there is one.
+        code: Option<&'static str>,
+        /// Of the message.
+        failure: Failure,
+    },
+}
+
+/// What became of a step that was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The ledger says so: what was made may be recorded.
+    Succeeded,
+    /// Nothing of it counts, for this reason.
+    Discarded(&'static str),
 }
 
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
-        Self::Failed(error.into())
+        Failure::from(error).into()
     }
 }
 
 impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
+        Self::Failed { code: None, failure }
     }
 }
 
@@ -98,10 +111,10 @@ impl Step {
     /// Those of the database; a key that is none.
     pub fn begin<'a>(
         run: &'a Run,
-        kind: Kind,
+        kind: StepKind,
         variant: &'a str,
         message: &'a ProcessAsset,
-    ) -> LocalBoxFuture<'a, Result<Begun, Failure>> {
+    ) -> LocalBoxFuture<'a, Result<Claim, Failure>> {
         async move {
             let pool = run.context().database().pool();
             let id = message.asset_id.as_str();
@@ -114,26 +127,29 @@ impl Step {
             .await?;
             let Some(row) = row else {
                 // The application may not have committed yet.
-                return Ok(Begun::Settled(retry("there is no such asset")));
+                return Ok(Claim::Settled(retry("there is no such asset")));
             };
             let reason = match (row.is_deleted, row.scan_status.as_str(), row.status.as_str()) {
                 (true, ..) => "ASSET_DELETED",
                 (_, "PENDING" | "SCANNING", _) => {
                     let again = chrono::Utc::now() + SCAN_TAKES;
-                    return Ok(Begun::Settled(deferred(again, "its scan has not ended")));
+                    return Ok(Claim::Settled(deferred(again, "its scan has not ended")));
                 }
                 (_, "CLEAN", "REJECTED") => "REJECTED",
                 (_, "CLEAN", _) => "",
                 _ => "NOT_CLEAN",
             };
             if !reason.is_empty() {
-                let kept = skip_open(pool, id, kind.step, variant, reason);
-                kept.await?;
-                return Ok(Begun::Settled(skipped(reason)));
+                close(run, id, kind.step, variant, "SKIPPED", reason).await?;
+                return Ok(Claim::Settled(skipped(reason)));
             }
-            let original = ObjectKey::original(&row.storage_key).map_err(|error| Failure::Dead {
-                reason: format!("INVALID_KEY: {error}"),
-            })?;
+            let original = match ObjectKey::original(&row.storage_key) {
+                Ok(original) => original,
+                Err(error) => {
+                    close(run, id, kind.step, variant, "FAILED", "INVALID_KEY").await?;
+                    return Ok(Claim::Settled(dead(format!("INVALID_KEY: {error}"))));
+                }
+            };
             let asset = Asset {
                 id: id.to_owned(),
                 kind: row.kind,
@@ -149,16 +165,16 @@ impl Step {
                 token: uuid(),
             };
             if let Some(settled) = step.claim(run, request.map(|id| id.as_str())).await? {
-                return Ok(Begun::Settled(settled));
+                return Ok(Claim::Settled(settled));
             }
             let stop = if !kind.of.contains(&step.asset.kind.as_str()) {
                 Stop::Skipped("UNSUPPORTED_TYPE")
             } else if !step.asset.is_promoted() {
                 Stop::Unscanned("NOT_PROMOTED")
             } else {
-                return Ok(Begun::Claimed(Box::new(step)));
+                return Ok(Claim::Claimed(Box::new(step)));
             };
-            Ok(Begun::Settled(step.stop(run, stop).await))
+            Ok(Claim::Settled(step.stop(run, stop).await))
         }
         .boxed_local()
     }
@@ -205,11 +221,36 @@ impl Step {
         }))
     }
 
-    /// The step is done: `result` is what the ledger keeps of it. In the caller's transaction; false when somebody else has taken the
-    /// step meanwhile, and then nothing of it counts.
-    pub fn succeed<'a>(&'a self, tx: &'a mut Tx<'_>, result: Value) -> LocalBoxFuture<'a, Result<bool, Error>> {
-        self.finish(tx, "SUCCEEDED", false, None, None, Some(result))
-            .boxed_local()
+    /// The step is done: `result` is what the ledger keeps of it. In the caller's transaction, which is to be committed in any case: nothing
+    /// counts when somebody else has taken the step meanwhile, or when the asset is not any more what it was made of.
+    pub fn succeed<'a>(&'a self, tx: &'a mut Tx<'_>, result: Value) -> LocalBoxFuture<'a, Result<Ended, Error>> {
+        async move {
+            // First, and in a statement of its own: of two steps that end together, the second one waits here, and then sees the first
+            // one's end. Without, each misses the other's, and the asset is processed for ever.
+            let now = sqlx::query!(
+                r#"SELECT scan_status, content_sha256, deleted_at IS NOT NULL AS "is_deleted!" FROM ip_assets WHERE id = $1 FOR NO KEY UPDATE"#,
+                self.asset.id,
+            )
+            .fetch_optional(&mut **tx)
+            .await?;
+            let reason = match now {
+                Some(now) if now.is_deleted => Some("ASSET_DELETED"),
+                Some(now) if now.scan_status != "CLEAN" => Some("NOT_CLEAN"),
+                Some(now) if now.content_sha256.as_deref() != Some(&self.asset.sha256) => Some("SOURCE_CHANGED"),
+                Some(_) => None,
+                None => Some("ASSET_DELETED"),
+            };
+            let end = match reason {
+                None => End { status: "SUCCEEDED", result: Some(result), ..End::default() },
+                Some(_) => End { status: "SKIPPED", code: reason, ..End::default() },
+            };
+            Ok(match (self.finish(tx, end).await?, reason) {
+                (false, _) => Ended::Discarded("LEASE_LOST"),
+                (true, Some(reason)) => Ended::Discarded(reason),
+                (true, None) => Ended::Succeeded,
+            })
+        }
+        .boxed_local()
     }
 
     /// The step is not done: writes that down, and gives what becomes of the message.
@@ -217,31 +258,46 @@ impl Step {
         async move {
             let is_last = run.is_last_attempt();
             let (status, is_retryable, code, outcome) = match &stop {
-                Stop::Unusable { code, detail, may_pass } if *may_pass && !is_last => {
-                    ("PENDING", false, *code, retry(format!("{code}: {detail}")))
+                Stop::Unusable {
+                    code,
+                    detail,
+                    is_retryable: true,
+                } if !is_last => ("PENDING", false, Some(*code), retry(format!("{code}: {detail}"))),
+                Stop::Unusable { code, detail, .. } => (
+                    "FAILED",
+                    false,
+                    Some(*code),
+                    done(json!({"failed": code, "detail": detail})),
+                ),
+                Stop::Skipped(code) => ("SKIPPED", false, Some(*code), skipped(*code)),
+                Stop::Unscanned(code) => ("FAILED", true, Some(*code), skipped(*code)),
+                Stop::Failed { code, failure } => {
+                    let is_over = match failure {
+                        Failure::Dead { .. } => true,
+                        Failure::Retry { .. } => is_last,
+                        Failure::Deferred { .. } => false,
+                    };
+                    let status = if is_over { "FAILED" } else { "PENDING" };
+                    (status, is_over, *code, Err(failure.clone()))
                 }
-                Stop::Unusable { code, detail, .. } => {
-                    ("FAILED", false, *code, done(json!({"failed": code, "detail": detail})))
-                }
-                Stop::Skipped(code) => ("SKIPPED", false, *code, skipped(*code)),
-                Stop::Unscanned(code @ "NOT_PROMOTED") => ("SKIPPED", false, *code, skipped(*code)),
-                Stop::Unscanned(code) => ("FAILED", true, *code, done(json!({"failed": code}))),
-                Stop::Failed(failure @ Failure::Dead { .. }) => ("FAILED", true, "", Err(failure.clone())),
-                Stop::Failed(failure @ Failure::Retry { .. }) if is_last => ("FAILED", true, "", Err(failure.clone())),
-                Stop::Failed(failure) => ("PENDING", false, "", Err(failure.clone())),
             };
             let detail = match &stop {
                 Stop::Unusable { detail, .. } => Some(detail.as_str()),
-                Stop::Failed(failure) => Some(failure.text()),
+                Stop::Failed { failure, .. } => Some(failure.text()),
                 Stop::Skipped(_) | Stop::Unscanned(_) => None,
             };
-            let detail = detail.map(|detail| detail.chars().take(LONGEST_DETAIL).collect::<String>());
+            let end = End {
+                status,
+                is_retryable,
+                code,
+                detail: detail.map(|detail| detail.chars().take(LONGEST_DETAIL).collect()),
+                is_to_be_sent: matches!(stop, Stop::Unscanned(_)),
+                result: None,
+            };
             let writing = async {
                 let mut tx = run.begin().await?;
-                let code = Some(code).filter(|code| !code.is_empty());
-                let is_ours = self
-                    .finish(&mut tx, status, is_retryable, code, detail.as_deref(), None)
-                    .await?;
+                lock(&mut tx, &self.asset.id).await?;
+                let is_ours = self.finish(&mut tx, end).await?;
                 if is_ours && let Stop::Unscanned(code) = &stop {
                     self.ask_for_scan(&mut tx, *code == "SOURCE_CHANGED").await?;
                 }
@@ -250,7 +306,7 @@ impl Step {
             };
             match (writing.await, outcome) {
                 (Ok(false), _) => skipped("LEASE_LOST"),
-                // Its lease ends by itself, and then the step is as free as it would be now.
+                // Its lease ends by itself; if nobody comes back, upload-cleanup sends the message again.
                 (Err(error), Err(failure)) => {
                     tracing::warn!(error = error.chain(), "a step could not be given back");
                     Err(failure)
@@ -262,52 +318,31 @@ impl Step {
         .boxed_local()
     }
 
-    async fn finish(
-        &self,
-        tx: &mut Tx<'_>,
-        status: &str,
-        is_retryable: bool,
-        code: Option<&str>,
-        detail: Option<&str>,
-        result: Option<Value>,
-    ) -> Result<bool, Error> {
-        // First, and in a statement of its own: of two steps that end together, the second one waits here, and then sees the first one's
-        // end. Without, each misses the other's, and the asset is processed for ever.
-        let status_of_asset = sqlx::query_scalar!(
-            "SELECT status FROM ip_assets WHERE id = $1 FOR NO KEY UPDATE",
-            self.asset.id
-        )
-        .fetch_optional(&mut **tx)
-        .await?;
+    /// Writes the end, while the step is ours; the asset is locked.
+    async fn finish(&self, tx: &mut Tx<'_>, end: End) -> Result<bool, Error> {
         let is_required = sqlx::query_scalar!(
             "UPDATE asset_processing_steps
              SET status = $5, retryable = $6, reason_code = $7, error_message = $8, result = $9, lease_token = NULL, lease_until = NULL,
                  finished_at = CASE WHEN $5 <> 'PENDING' THEN clock_timestamp() END,
-                 duration_ms = extract(epoch FROM clock_timestamp() - started_at) * 1000
+                 duration_ms = extract(epoch FROM clock_timestamp() - started_at) * 1000,
+                 enqueued_at = CASE WHEN NOT $10 THEN enqueued_at END
              WHERE asset_id = $1 AND step = $2 AND variant = $3 AND lease_token = $4::text::uuid
              RETURNING required",
             self.asset.id,
             self.kind.step,
             self.variant,
             self.token,
-            status,
-            is_retryable,
-            code,
-            detail,
-            result,
+            end.status,
+            end.is_retryable,
+            end.code,
+            end.detail,
+            end.result,
+            end.is_to_be_sent,
         )
         .fetch_optional(&mut **tx)
         .await?;
-        if is_required == Some(true) && status_of_asset.as_deref() == Some("PROCESSING") {
-            sqlx::query!(
-                "UPDATE ip_assets SET status = 'REVIEW', processing_completed_at = now(), updated_at = now()
-                 WHERE id = $1 AND status = 'PROCESSING'
-                   AND NOT EXISTS (SELECT FROM asset_processing_steps s
-                                   WHERE s.asset_id = $1 AND s.required AND s.status IN ('PENDING', 'RUNNING'))",
-                self.asset.id,
-            )
-            .execute(&mut **tx)
-            .await?;
+        if is_required == Some(true) {
+            complete(tx, &self.asset.id).await?;
         }
         Ok(is_required.is_some())
     }
@@ -350,17 +385,58 @@ impl Asset {
     }
 }
 
-/// Ends a step that waits, of an asset that is not to be processed.
-async fn skip_open(pool: &PgPool, id: &str, step: &str, variant: &str, reason: &str) -> Result<(), Error> {
-    sqlx::query!(
-        "UPDATE asset_processing_steps SET status = 'SKIPPED', reason_code = $4, finished_at = now()
-         WHERE asset_id = $1 AND step = $2 AND variant = $3 AND status = 'PENDING'",
+/// How a step ends, in the ledger's words.
+#[derive(Default)]
+struct End {
+    status: &'static str,
+    is_retryable: bool,
+    code: Option<&'static str>,
+    detail: Option<String>,
+    result: Option<Value>,
+    /// The next verdict of the scan sends its message again.
+    is_to_be_sent: bool,
+}
+
+/// Ends a step that waits, of an asset that cannot be processed.
+async fn close(run: &Run, id: &str, step: &str, variant: &str, status: &str, code: &str) -> Result<(), Error> {
+    let mut tx = run.begin().await?;
+    lock(&mut tx, id).await?;
+    let is_required = sqlx::query_scalar!(
+        "UPDATE asset_processing_steps SET status = $4, reason_code = $5, finished_at = now()
+         WHERE asset_id = $1 AND step = $2 AND variant = $3 AND status = 'PENDING'
+         RETURNING required",
         id,
         step,
         variant,
-        reason,
+        status,
+        code,
     )
-    .execute(pool)
+    .fetch_optional(&mut *tx)
+    .await?;
+    if is_required == Some(true) {
+        complete(&mut tx, id).await?;
+    }
+    tx.commit().await
+}
+
+/// Before a step of it ends; see [`Step::succeed`].
+async fn lock(tx: &mut Tx<'_>, id: &str) -> Result<(), Error> {
+    sqlx::query!("SELECT id FROM ip_assets WHERE id = $1 FOR NO KEY UPDATE", id)
+        .fetch_optional(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Ends the processing of a locked asset, unless it needs another step.
+async fn complete(tx: &mut Tx<'_>, id: &str) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE ip_assets SET status = 'REVIEW', processing_completed_at = now(), updated_at = now()
+         WHERE id = $1 AND status = 'PROCESSING'
+           AND NOT EXISTS (SELECT FROM asset_processing_steps s
+                           WHERE s.asset_id = $1 AND s.required AND s.status IN ('PENDING', 'RUNNING'))",
+        id,
+    )
+    .execute(&mut **tx)
     .await?;
     Ok(())
 }

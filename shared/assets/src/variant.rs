@@ -69,6 +69,14 @@ impl Variant {
             )
             .execute(&mut *connection)
             .await?;
+            // By rules that are back: its object is live again, and must not go with the row that was superseded.
+            sqlx::query!(
+                "DELETE FROM asset_variants WHERE asset_id = $1 AND storage_key = $2 AND superseded_at IS NOT NULL",
+                asset.id,
+                self.key.as_str(),
+            )
+            .execute(&mut *connection)
+            .await?;
             let int = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
             sqlx::query!(
                 "INSERT INTO asset_variants (asset_id, kind, name, storage_key, mime_type, file_size, width, height, duration_ms, bitrate,

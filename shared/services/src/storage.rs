@@ -227,7 +227,7 @@ impl Storage {
         .boxed()
     }
 
-    /// Stores a file as an object, or in the place of one; the key is never used for another content, so that whoever has it may keep it.
+    /// Stores a file as an object, or in the place of one; whoever has it may keep it for a month.
     pub fn upload<'a>(&'a self, file: &'a Path, upload: Upload<'a>) -> BoxFuture<'a, Result<(), Error>> {
         async move {
             let unreadable = |error| Error::transient("a file could not be read").caused_by(error);
@@ -368,6 +368,8 @@ fn kind(code: &str, status: Option<u16>) -> Kind {
         ("InternalError" | "RequestTimeout" | "OperationAborted" | "ExpiredToken", _) | (_, Some(500..)) => {
             Kind::Transient
         }
+        // It was damaged on its way.
+        ("BadDigest" | "IncompleteBody", _) => Kind::Transient,
         _ => Kind::Permanent,
     }
 }

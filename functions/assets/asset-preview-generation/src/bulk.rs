@@ -1,7 +1,9 @@
 //! All assets whose preview follows other rules than today's, or that have none.
 
+use std::time::Duration;
+
 use jobs::{ClipType, Id, PreviewAsset, ProcessAsset, RegeneratePreviews, catalog};
-use runtime::{Outcome, Run, continued, deferred, done, skipped};
+use runtime::{Failure, Outcome, Run, continued, done, skipped};
 use serde_json::json;
 
 use crate::VERSION;
@@ -9,7 +11,7 @@ use crate::VERSION;
 /// Assets of a page, unless told.
 const PAGE: u32 = 100;
 /// How long a deployment takes, at most.
-const DEPLOYMENT: chrono::Duration = chrono::Duration::minutes(1);
+const DEPLOYMENT: Duration = Duration::from_secs(10 * 60);
 
 /// Sends the messages of one page.
 pub(crate) async fn send(message: &RegeneratePreviews, run: &Run) -> Outcome {
@@ -17,11 +19,10 @@ pub(crate) async fn send(message: &RegeneratePreviews, run: &Run) -> Outcome {
         return skipped("STALE_SPEC");
     }
     if message.spec_version > VERSION {
-        let again = chrono::Utc::now() + DEPLOYMENT;
-        return deferred(
-            again,
-            format!("previews follow version {VERSION} here: newer code is not deployed yet"),
-        );
+        return Err(Failure::Retry {
+            error: format!("previews follow version {VERSION} here: newer code is not deployed yet"),
+            after: Some(DEPLOYMENT),
+        });
     }
     let page = message.page_size.unwrap_or(PAGE);
     let types: &[&str] = match message.asset_type {
@@ -34,7 +35,7 @@ pub(crate) async fn send(message: &RegeneratePreviews, run: &Run) -> Outcome {
     let ids = sqlx::query_scalar!(
         "SELECT a.id FROM ip_assets a
          WHERE a.type IN ('VIDEO', 'AUDIO') AND a.scan_status = 'CLEAN' AND a.deleted_at IS NULL AND a.status <> 'REJECTED'
-           AND a.type = ANY ($1) AND a.id > $2
+           AND a.type = ANY ($1) AND a.id > $2 AND a.processing_config->'preview' IS DISTINCT FROM 'false'
            AND NOT EXISTS (SELECT FROM asset_variants v
                            WHERE v.asset_id = a.id AND v.kind = 'preview' AND v.superseded_at IS NULL AND v.params_version >= $3)
          ORDER BY a.id LIMIT $4",
@@ -62,11 +63,16 @@ pub(crate) async fn send(message: &RegeneratePreviews, run: &Run) -> Outcome {
     }
     tx.enqueue(&catalog::ASSET_PREVIEW_GENERATION, &requests).await?;
     tx.commit().await?;
-    match ids.last().filter(|_| ids.len() == page as usize).map(|id| id.parse()) {
-        Some(Ok(cursor)) => continued(PreviewAsset::Bulk(RegeneratePreviews {
+    // From the last one that a message can carry: what comes after it is passed over again.
+    let cursor = requests.last().and_then(|request| match request {
+        PreviewAsset::Single(request) => Some(request.asset_id.clone()),
+        PreviewAsset::Bulk(_) => None,
+    });
+    match cursor.filter(|_| ids.len() == page as usize) {
+        Some(cursor) => continued(PreviewAsset::Bulk(RegeneratePreviews {
             cursor: Some(cursor),
             ..message.clone()
         })),
-        _ => done(json!({"sent": requests.len(), "passedOver": passed_over})),
+        None => done(json!({"sent": requests.len(), "passedOver": passed_over})),
     }
 }

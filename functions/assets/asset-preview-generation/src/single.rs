@@ -1,17 +1,19 @@
 //! One asset.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use assets::{Asset, Begun, Kind, Step, Stop, Variant};
+use assets::{Asset, Claim, Ended, Step, StepKind, Stop, Variant};
 use jobs::ProcessAsset;
-use media::{Container, Fault, Tools, Workspace};
+use media::{Container, Fault, Tools, WAVEFORM_VERSION, Workspace};
 use runtime::{Failure, Outcome, Run, done, skipped};
 use serde_json::{Value, json};
 use services::storage::Content;
+use tokio::time::timeout;
 
 use crate::VERSION;
 
-const PREVIEW: Kind = Kind {
+const PREVIEW: StepKind = StepKind {
     step: "preview",
     of: &["VIDEO", "AUDIO"],
 };
@@ -19,6 +21,8 @@ const PREVIEW: Kind = Kind {
 const ENCODING: Duration = Duration::from_secs(300);
 /// … and leaves so much of the function's time for what follows.
 const STORING: Duration = Duration::from_secs(30);
+/// What is left for the database at the end.
+const ENDING: Duration = Duration::from_secs(10);
 /// A picture beside the sound is worth no longer wait.
 const DRAWING: Duration = Duration::from_secs(60);
 
@@ -30,10 +34,19 @@ struct Made {
 
 pub(crate) async fn preview(tools: &Tools, message: &ProcessAsset, run: &Run) -> Outcome {
     let step = match Step::begin(run, PREVIEW, "", message).await? {
-        Begun::Claimed(step) => step,
-        Begun::Settled(outcome) => return outcome,
+        Claim::Claimed(step) => step,
+        Claim::Settled(outcome) => return outcome,
     };
-    match make(tools, &step.asset, run).await {
+    // So that there is time to write down that there was none.
+    let time = run.context().time_left().saturating_sub(ENDING);
+    let made = match timeout(time, make(tools, &step.asset, run)).await {
+        Ok(made) => made,
+        Err(_) => Err(Stop::from(Failure::Retry {
+            error: "it took too long".into(),
+            after: None,
+        })),
+    };
+    match made {
         Ok(made) => match record(&step, made, run).await {
             Err(failure) => step.stop(run, failure.into()).await,
             settled => settled,
@@ -78,8 +91,6 @@ async fn make(tools: &Tools, asset: &Asset, run: &Run) -> Result<Made, Stop> {
         duration: Some(clip.duration),
         bitrate: clip.bitrate,
     };
-    let storage = run.context().storage()?;
-    variant.store(storage, asset, &clip.file).await?;
     let mut report = json!({
         "preview": variant.key.as_str(),
         "startMs": clip.start.as_millis() as u64,
@@ -90,13 +101,14 @@ async fn make(tools: &Tools, asset: &Asset, run: &Run) -> Result<Made, Stop> {
         report["width"] = width.into();
         report["height"] = height.into();
     }
-    let mut variants = vec![variant];
+    let mut made = vec![(variant, clip.file)];
     if !is_video {
         match draw(tools, asset, &workspace, container, &source, run).await {
             Ok(waveform) => {
-                report["waveform"] = waveform.key.as_str().into();
-                variants.push(waveform);
+                report["waveform"] = waveform.0.key.as_str().into();
+                made.push(waveform);
             }
+            Err(stop @ Stop::Unusable { is_retryable: true, .. }) if !run.is_last_attempt() => return Err(stop),
             // One can hear it all the same.
             Err(Stop::Unusable { code, detail, .. }) => {
                 tracing::warn!(asset_id = asset.id, code, detail, "a sound has no waveform");
@@ -104,6 +116,12 @@ async fn make(tools: &Tools, asset: &Asset, run: &Run) -> Result<Made, Stop> {
             }
             Err(stop) => return Err(stop),
         }
+    }
+    // When all of it is there.
+    let mut variants = Vec::with_capacity(made.len());
+    for (variant, file) in made {
+        variant.store(run.context().storage()?, asset, &file).await?;
+        variants.push(variant);
     }
     Ok(Made { variants, report })
 }
@@ -116,7 +134,7 @@ async fn draw(
     container: Container,
     source: &media::Probe,
     run: &Run,
-) -> Result<Variant, Stop> {
+) -> Result<(Variant, PathBuf), Stop> {
     let time = run.context().time_left().saturating_sub(STORING).min(DRAWING);
     let picture = media::waveform(tools, workspace, container, source, time)
         .await
@@ -124,24 +142,24 @@ async fn draw(
     let waveform = Variant {
         kind: "waveform",
         name: "waveform",
-        key: asset.derived(VERSION, "waveform.png")?,
+        key: asset.derived(WAVEFORM_VERSION, "waveform.png")?,
         content: content(&picture.file)?,
         mime_type: "image/png",
-        version: VERSION,
+        version: WAVEFORM_VERSION,
         size: Some((picture.width, picture.height)),
         duration: None,
         bitrate: None,
     };
-    waveform.store(run.context().storage()?, asset, &picture.file).await?;
-    Ok(waveform)
+    Ok((waveform, picture.file))
 }
 
 /// Everything of the database in one transaction, while the step is ours.
 async fn record(step: &Step, made: Made, run: &Run) -> Result<runtime::Success, Failure> {
     let asset = &step.asset;
     let mut tx = run.begin().await?;
-    if !step.succeed(&mut tx, made.report.clone()).await? {
-        return skipped("LEASE_LOST");
+    if let Ended::Discarded(reason) = step.succeed(&mut tx, made.report.clone()).await? {
+        tx.commit().await?;
+        return skipped(reason);
     }
     for variant in &made.variants {
         variant.record(&mut tx, asset).await?;
@@ -170,9 +188,9 @@ async fn record(step: &Step, made: Made, run: &Run) -> Result<runtime::Success, 
     done(made.report)
 }
 
-fn content(file: &std::path::Path) -> Result<Content, Stop> {
+fn content(file: &Path) -> Result<Content, Stop> {
     Content::of(file).map_err(|error| {
-        Stop::Failed(Failure::Retry {
+        Stop::from(Failure::Retry {
             error: format!("what was made cannot be read: {error}"),
             after: None,
         })
@@ -183,13 +201,13 @@ fn blame(fault: Fault, detail: String) -> Stop {
     Stop::Unusable {
         code: fault.code(),
         detail,
-        may_pass: fault.may_pass(),
+        is_retryable: fault.is_retryable(),
     }
 }
 
 fn stop(error: media::Error) -> Stop {
     match error {
         media::Error::File { fault, detail } => blame(fault, detail),
-        media::Error::Machine(error) => Stop::Failed(Failure::Retry { error, after: None }),
+        media::Error::Machine(error) => Failure::Retry { error, after: None }.into(),
     }
 }

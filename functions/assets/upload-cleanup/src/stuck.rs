@@ -60,14 +60,15 @@ pub(crate) async fn scans(page: &mut Page<'_, Report>) -> Result<Swept, Error> {
     Ok(Swept::all(rows.len(), last))
 }
 
-/// Sends the messages of steps again that wait for one: those that need nothing but the asset, and have a queue.
+/// Sends the messages of steps again that wait for one, or whose last run died: those that need nothing but the asset, and have a queue.
 pub(crate) async fn steps(page: &mut Page<'_, Report>) -> Result<Swept, Error> {
     let rows = sqlx::query!(
         r#"WITH stuck AS MATERIALIZED (
                SELECT s.asset_id, s.step, s.variant, coalesce(s.enqueued_at, '1970-01-01T00:00:00Z') AS at,
                       s.asset_id || '/' || s.step || '/' || s.variant AS id
                FROM asset_processing_steps s JOIN ip_assets a ON a.id = s.asset_id
-               WHERE s.status = 'PENDING' AND s.resend_count < 3
+               WHERE s.status IN ('PENDING', 'RUNNING') AND s.resend_count < 3
+                 AND (s.status = 'PENDING' OR s.lease_until < $1::timestamptz - interval '2 hours')
                  AND s.step IN ('thumbnail', 'metadata', 'preview', 'format_conversion')
                  AND a.scan_status = 'CLEAN' AND a.status <> 'REJECTED' AND a.deleted_at IS NULL
                  AND coalesce(s.enqueued_at, '1970-01-01T00:00:00Z') < $1::timestamptz - interval '2 hours'

@@ -370,6 +370,22 @@ async fn a_step_that_waits_for_its_message_gets_another_one_three_times_at_most(
 }
 
 #[tokio::test]
+async fn a_step_whose_run_died_gets_another_message_two_hours_later() {
+    let world = world("uploads_dead_steps").await;
+    let steps = "UPDATE asset_processing_steps
+                 SET status = 'RUNNING', enqueued_at = now() - interval '5 hours',
+                     lease_until = now() - CASE step WHEN 'thumbnail' THEN interval '3 hours' ELSE interval '1 hour' END";
+    world.execute(steps, &[]).await;
+
+    assert_eq!(run(&world, json!({"sweep": "stuck"})).await["stepsResent"], 1);
+
+    assert_eq!(
+        bodies(&world, "asset-thumbnail-generation"),
+        [json!({"assetId": "clean"})]
+    );
+}
+
+#[tokio::test]
 async fn the_steps_of_an_asset_that_may_not_be_processed_are_not_sent() {
     for (name, change) in [
         ("deleted", "deleted_at = now()"),

@@ -70,6 +70,13 @@ async fn every_stale_preview_is_asked_for_page_by_page() {
             &[],
         )
         .await;
+    world
+        .execute(
+            "INSERT INTO ip_assets (id, title, type, storage_key, file_size, created_by, status, scan_status, processing_config)
+             VALUES ('b6', 't', 'VIDEO', 'assets/b6/x', 1, 'u', 'PUBLISHED', 'CLEAN', '{\"preview\": false}')",
+            &[],
+        )
+        .await;
 
     let (bulks, singles) = pages(&world, json!({"mode": "bulk", "specVersion": 1, "pageSize": 100})).await;
 
@@ -103,6 +110,8 @@ async fn rules_of_yesterday_are_skipped_and_those_of_tomorrow_waited_for() {
     world.pump(JOB).await;
 
     let reason =
-        "SELECT count(*) FROM job_runs WHERE status = 'deferred' AND reason LIKE '%newer code is not deployed yet'";
+        "SELECT count(*) FROM job_runs WHERE status = 'retrying' AND error LIKE '%newer code is not deployed yet'";
     assert_eq!(world.count(reason).await, 1);
+    world.drain(JOB).await;
+    assert_eq!(world.dead_letters(JOB).len(), 1, "not for ever");
 }

@@ -76,9 +76,8 @@ async fn hostile_files_end_with_their_failures_and_leave_nothing() {
     fails(&world, "empty", "EMPTY_FILE").await;
     given(&world, "truncated", "VIDEO", "video/mp4", &film[..film.len() / 2]).await;
     fails(&world, "truncated", "CORRUPT_MEDIA").await;
-    let mut bomb = b"PK\x03\x04\x14\0\0\0\x08\0".to_vec();
-    bomb.resize(200_000, 0);
-    given(&world, "bomb", "VIDEO", "video/quicktime", &bomb).await;
+    let bomb = bomb();
+    given(&world, "bomb", "VIDEO", "video/quicktime", bomb).await;
     fails(&world, "bomb", "CORRUPT_MEDIA").await;
     given(&world, "noise", "AUDIO", "audio/mpeg", vec![0x5a; 100_000]).await;
     fails(&world, "noise", "CORRUPT_MEDIA").await;
@@ -147,6 +146,15 @@ async fn fails_again(world: &World) {
             .await,
         2
     );
+}
+
+/// A ZIP of one file that is a thousand times as large.
+fn bomb() -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    zip.start_file("film.mov", zip::write::SimpleFileOptions::default())
+        .expect("an entry");
+    std::io::Write::write_all(&mut zip, &vec![0; 100 << 20]).expect("content");
+    zip.finish().expect("a ZIP").into_inner()
 }
 
 /// A film of JPEGs whose headers, and that of the container, tell of larger pictures than there are.

@@ -186,7 +186,16 @@ async fn what_was_never_promoted_is_scanned_first() {
 
     preview(&world, "a").await;
 
-    assert_eq!(step(&world, "a").await, "SKIPPED NOT_PROMOTED");
+    assert_eq!(
+        of_step(
+            &world,
+            "a",
+            "concat_ws(' ', status, reason_code, retryable, enqueued_at IS NULL)"
+        )
+        .await,
+        "FAILED NOT_PROMOTED t t",
+        "the next verdict sends its message"
+    );
     assert_eq!(world.queued("asset-virus-scan").len(), 1);
     assert!(!world.storage.calls().iter().any(|call| call.starts_with("GET")));
 }
@@ -202,7 +211,7 @@ async fn a_key_that_leads_elsewhere_is_a_dead_letter() {
     }
     let bad = ["a", "b"].map(|id| (json!({ "assetId": id }), "INVALID_KEY"));
     world.refuses(JOB, &bad).await;
-    assert_eq!(step(&world, "a").await, "PENDING");
+    assert_eq!(step(&world, "a").await, "FAILED INVALID_KEY");
 }
 
 #[tokio::test]
@@ -299,12 +308,43 @@ async fn the_last_step_that_an_asset_needs_ends_its_processing() {
 }
 
 #[tokio::test]
+async fn what_is_not_the_asset_any_more_when_its_preview_is_there_is_not_recorded() {
+    let world = world("preview_overtaken").await;
+    let film = Studio::new("overtaken").make(
+        "-f lavfi -i testsrc2=s=1280x720:r=30:d=20 -c:v libx264 -preset ultrafast",
+        "film.mp4",
+    );
+    given(&world, "a", "VIDEO", "video/mp4", film).await;
+    world.send(JOB, [json!({"assetId": "a"})]);
+    let infected = async {
+        // While it is cut.
+        while step(&world, "a").await != "RUNNING" {}
+        world
+            .execute("UPDATE ip_assets SET scan_status = 'INFECTED' WHERE id = 'a'", &[])
+            .await;
+    };
+    tokio::join!(world.drain(JOB), infected);
+
+    assert_eq!(step(&world, "a").await, "SKIPPED NOT_CLEAN");
+    assert_eq!(world.count("SELECT count(*) FROM asset_variants").await, 0);
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM ip_assets WHERE preview_key IS NOT NULL")
+            .await,
+        0
+    );
+}
+
+#[tokio::test]
 async fn what_a_killed_function_has_left_is_removed_by_the_next_one() {
     let world = world("preview_leftovers").await;
     let studio = Studio::new("leftovers");
     let left = studio.folder().join("job-left");
     std::fs::create_dir(&left).unwrap();
-    std::fs::write(left.join("lock"), "").unwrap();
+    let lock = std::fs::File::create(left.join("lock")).unwrap();
+    lock.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(120))
+        .unwrap();
+    drop(lock);
     std::fs::write(left.join("in.mp4"), "content").unwrap();
     world.set("TMPDIR", studio.folder().display().to_string());
     given_film(&world, "a").await;
