@@ -24,6 +24,7 @@
 //! * A rule that is true of a row again after the step has treated it.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -35,6 +36,7 @@ use serde_json::Value;
 use services::{Error, Kind};
 use sqlx::PgExecutor;
 use sqlx::types::Json;
+use tokio::time::Instant;
 
 use crate::context::{Run, Tx};
 use crate::outcome::{Failure, Outcome, continued, done};
@@ -63,6 +65,10 @@ const fn begin(is_loose: bool, is_contended: bool) -> &'static str {
     }
 }
 
+/// A page that takes less time may be larger …
+const QUICK: Duration = Duration::from_millis(100);
+/// … and one that takes more must be smaller.
+const SLOW: Duration = Duration::from_millis(400);
 /// How long a failed page waits before it is tried once more.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -71,7 +77,10 @@ pub struct Sweeper<'r, R> {
     run: &'r Run,
     as_of: Timestamp,
     batch_size: Option<u32>,
+    /// Rows of the next page.
     limit: i64,
+    /// The least and the most of them.
+    limits: RangeInclusive<i64>,
     dry_run: bool,
     pages: Option<u32>,
     pages_left: u32,
@@ -183,18 +192,24 @@ macro_rules! delete_page {
 }
 
 impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<'r, R> {
-    /// Begins a sweep, or goes on where an earlier attempt or run has got to. `batch_size` is what the message leaves open.
+    /// Begins a sweep, or goes on where an earlier attempt or run has got to. `batch_size` is what the message leaves open: pages of
+    /// plain steps grow from there while they are quick, to four times as much.
     pub async fn begin(run: &'r Run, message: Sweep, batch_size: u32) -> Result<Self, Failure> {
         let (now, progress) = load(run).await?;
         let progress = progress.unwrap_or_else(|| Progress {
             as_of: message.as_of.unwrap_or(now),
             cursor: message.cursor.unwrap_or_default(),
         });
+        let limits = match message.batch_size {
+            Some(size) => size.into()..=size.into(),
+            None => batch_size.into()..=(4 * batch_size).into(),
+        };
         Ok(Self {
             run,
             as_of: progress.as_of,
             batch_size: message.batch_size,
-            limit: message.batch_size.unwrap_or(batch_size).into(),
+            limit: *limits.start(),
+            limits,
             dry_run: message.dry_run,
             pages: message.pages,
             pages_left: message.pages.unwrap_or(u32::MAX),
@@ -224,8 +239,17 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
     /// Does a step: pages until one is short, or until it is time to stop. Its name is its place in the cursor: keep it.
     pub async fn step(&mut self, name: &str, work: impl AsyncFn(&mut Page<'_, R>) -> Result<Swept, Error>) {
         let work = async |page: &mut Page<'_, R>| Ok((work(page).await?, ()));
-        let page = async |sweep: &mut Self, after: Position| sweep.do_page(name, after, true, &work).await;
+        let page = async |sweep: &mut Self, after: Position| {
+            let begun = Instant::now();
+            if sweep.contended {
+                sweep.limit = *sweep.limits.start();
+            }
+            sweep.do_page(name, after, true, &work).await?;
+            sweep.limit = sweep.next_limit(begun.elapsed());
+            Ok(())
+        };
         while self.try_page(name, &page).await.is_some() {}
+        self.limit = *self.limits.start();
     }
 
     /// Does one page of a step and gives what it leaves to be done after its commit; `None` when the step is over, or must stop.
@@ -336,6 +360,18 @@ impl<'r, R: Clone + Default + PartialEq + Serialize + DeserializeOwned> Sweeper<
         self.stopped |= self.pages_left == 0 || self.run.must_stop();
         self.pages_left = self.pages_left.saturating_sub(1);
         (!self.stopped).then_some(after)
+    }
+
+    /// A page costs as much as four round trips beside its rows: as few as may be, and none so long that somebody would notice.
+    fn next_limit(&self, took: Duration) -> i64 {
+        let limit = if took < QUICK {
+            self.limit * 2
+        } else if took > SLOW {
+            self.limit / 2
+        } else {
+            self.limit
+        };
+        limit.clamp(*self.limits.start(), *self.limits.end())
     }
 
     async fn do_page<T>(
