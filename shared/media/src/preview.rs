@@ -87,7 +87,7 @@ pub async fn video(
         Err(Error::File {
             fault: Fault::BadOutput,
             ..
-        }) if segment.start > 0.0 => clipping.video(video, sound, segment.from_beginning()).await,
+        }) if segment.start > 0.0 => clipping.video(video, sound, segment.at_beginning()).await,
         result => result,
     }
 }
@@ -221,7 +221,7 @@ impl Segment {
     }
 
     /// As much, from the beginning of the source.
-    fn from_beginning(self) -> Self {
+    fn at_beginning(self) -> Self {
         Self { start: 0.0, ..self }
     }
 

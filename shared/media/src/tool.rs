@@ -78,7 +78,7 @@ impl Tools {
             memory: std::env::var("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
                 .ok()
                 .and_then(|mb| mb.parse::<u64>().ok())
-                .map(|mb| mb * 3 / 4 << 20),
+                .map(|mb| (mb * 3 / 4) << 20),
         };
         set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .map_err(|error| format!("this process cannot hide its environment: {error}"))?;
@@ -329,7 +329,7 @@ mod tests {
         let run = tools.run(&tools.ffmpeg, &script, workspace.path(), MINUTE);
         let child = workspace.file("child");
         let written = async {
-            while std::fs::read_to_string(&child).is_ok_and(|pid| pid.ends_with('\n')) == false {
+            while !std::fs::read_to_string(&child).is_ok_and(|pid| pid.ends_with('\n')) {
                 tokio::task::yield_now().await;
             }
         };
