@@ -22,6 +22,8 @@ pub(crate) struct Deployment {
     pub(crate) db: PgPool,
     sqs: Client,
     environment: HashMap<String, String>,
+    /// The addresses of endpoints, by name.
+    endpoints: HashMap<String, String>,
     admin_url: String,
     database: String,
 }
@@ -51,18 +53,25 @@ impl Deployment {
         migrations.run(&db).await.expect("a migrated database");
         environment.insert("AWS_ACCESS_KEY_ID".into(), account);
         environment.insert("DATABASE_URL".into(), url);
-        let deployment = Self {
+        let mut deployment = Self {
             sqs: Client::new(&sdk(&environment).await),
             db,
             environment,
+            endpoints: HashMap::new(),
             admin_url,
             database,
         };
-        deployment.infrastructure(&[]);
+        let said = deployment.infrastructure(&[]);
+        let outputs = said.lines().find_map(|line| serde_json::from_str(line).ok());
+        let outputs: serde_json::Value = outputs.expect("what was deployed");
+        for (name, url) in outputs["ENDPOINTS"].as_object().into_iter().flatten() {
+            let url = url.as_str().unwrap_or_default().to_owned();
+            deployment.endpoints.insert(name.clone(), url);
+        }
         deployment
     }
 
-    fn infrastructure(&self, arguments: &[&str]) {
+    fn infrastructure(&self, arguments: &[&str]) -> String {
         let own_node = Path::new(ROOT).join("target/engine/node/bin");
         let path = std::env::join_paths(
             std::iter::once(own_node).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
@@ -77,6 +86,7 @@ impl Deployment {
             .output()
             .expect("node runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Sends messages by tens.
@@ -190,25 +200,55 @@ impl Deployment {
 
     /// Every mail that SES has taken in this account.
     pub(crate) async fn mails(&self) -> Vec<serde_json::Value> {
-        let host = self.environment["AWS_ENDPOINT_URL"]
-            .trim_start_matches("http://")
-            .to_owned();
-        let mut stream = TcpStream::connect(&host).await.expect("the engine listens");
+        let (_, body) = self.call("ses", "GET", "/_ministack/ses/messages", "").await;
+        let value: serde_json::Value = serde_json::from_slice(&body).expect("the mails as JSON");
+        let account = &self.environment["AWS_ACCESS_KEY_ID"];
+        value["messages"][account].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Publishes on a topic, as a service of AWS does.
+    pub(crate) async fn publish(&self, topic: &str, message: &str) {
+        let (region, account) = (&self.environment["AWS_REGION"], &self.environment["AWS_ACCESS_KEY_ID"]);
+        let encode = |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
+        let topic = encode(&format!("arn:aws:sns:{region}:{account}:{PREFIX}{topic}"));
+        let form = format!(
+            "Action=Publish&Version=2010-03-31&TopicArn={topic}&Message={}",
+            encode(message)
+        );
+        let (status, body) = self.call("sns", "POST", "/", &form).await;
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    }
+
+    /// Posts a form to an endpoint, as anybody can; answers the status.
+    pub(crate) async fn post(&self, endpoint: &str, path: &str, form: &str) -> u16 {
+        let url = format!("{}{path}", self.endpoints[endpoint]);
+        let path = url.trim_start_matches(&self.environment["AWS_ENDPOINT_URL"]);
+        self.call("lambda", "POST", path, form).await.0
+    }
+
+    /// A request to the engine: the status, and the body of the answer.
+    async fn call(&self, service: &str, method: &str, path: &str, form: &str) -> (u16, Vec<u8>) {
+        let host = self.environment["AWS_ENDPOINT_URL"].trim_start_matches("http://");
+        let mut stream = TcpStream::connect(host).await.expect("the engine listens");
         let credential = &self.environment["AWS_ACCESS_KEY_ID"];
         let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential={credential}/20260101/us-east-1/ses/aws4_request, SignedHeaders=host, Signature=0"
+            "AWS4-HMAC-SHA256 Credential={credential}/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0"
         );
-        let request =
-            format!("GET /_ministack/ses/messages HTTP/1.0\r\nHost: {host}\r\nAuthorization: {authorization}\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {host}\r\nAuthorization: {authorization}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+            form.len()
+        );
         stream.write_all(request.as_bytes()).await.expect("a request leaves");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.expect("an answer comes");
-        let body = answer
-            .windows(4)
-            .position(|window| window == b"\r\n\r\n")
-            .map_or(0, |head| head + 4);
-        let value: serde_json::Value = serde_json::from_slice(&answer[body..]).expect("the mails as JSON");
-        value["messages"][credential].as_array().cloned().unwrap_or_default()
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+        let (head, body) = answer.split_at(end.map_or(0, |end| end + 4));
+        let status = String::from_utf8_lossy(head)
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        (status.expect("a status"), body.to_owned())
     }
 }
 

@@ -201,3 +201,79 @@ async fn a_lost_message_is_enqueued_again_by_the_schedule() {
 
     assert_eq!(mailed(&deployment).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_click_on_the_link_of_a_mail_and_a_bounce_on_the_topic_each_stop_the_next_mail() {
+    let deployment = Deployment::new("feedback").await;
+    let data = DATA.replace("5000", "2").replace("i % 10 = 0", "false");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(data))
+        .execute(&deployment.db)
+        .await
+        .unwrap();
+    let notify = async |id: String| {
+        let body = json!({ "notificationId": id }).to_string();
+        deployment.send("notification-delivery", &[body]).await;
+    };
+    for n in 1..=2 {
+        notify(format!("n{n}")).await;
+    }
+    until("both are mailed", Duration::from_secs(60), async || {
+        mailed(&deployment).await.len() == 2
+    })
+    .await;
+    let mails = deployment.mails().await;
+    let link = mails.iter().find_map(|mail| {
+        let is_first = mail["To"][0] == "user1@example.test";
+        let text = mail["BodyText"].as_str().filter(|_| is_first)?;
+        text.lines().find_map(|line| line.strip_prefix("Unsubscribe: "))
+    });
+    let (_, token) = link.expect("a link").trim().rsplit_once('/').expect("a token");
+
+    assert_eq!(
+        deployment
+            .post("unsubscribe", token, "List-Unsubscribe=One-Click")
+            .await,
+        200
+    );
+    let second: String = sqlx::query_scalar("SELECT email_message_id FROM notifications WHERE id = 'n2'")
+        .fetch_one(&deployment.db)
+        .await
+        .unwrap();
+    let bounce = json!({
+        "eventType": "Bounce",
+        "mail": {
+            "messageId": "ses-2", "timestamp": "2026-01-31T12:00:00.000Z", "destination": ["user2@example.test"], "tags": {"email_id": [second]},
+        },
+        "bounce": {
+            "bounceType": "Permanent", "bounceSubType": "NoEmail", "timestamp": "2026-01-31T12:00:01.000Z", "feedbackId": "f2",
+            "bouncedRecipients": [{"emailAddress": "user2@example.test"}],
+        },
+    });
+    deployment.publish("mail-feedback", &bounce.to_string()).await;
+    let heard = "SELECT (SELECT count(*) FROM email_suppressions WHERE email = 'user2@example.test')
+                      + (SELECT count(*) FROM email_preferences WHERE user_id = 'u1' AND NOT project_invitations)";
+    until("both are heard", Duration::from_secs(60), async || {
+        count(&deployment, heard).await == 2
+    })
+    .await;
+
+    let next = "INSERT INTO notifications (id, user_id, type, title, message, priority)
+                SELECT 'next' || i, 'u' || i, 'PROJECT', 'Title', 'Text', 'MEDIUM' FROM generate_series(1, 2) i";
+    sqlx::raw_sql(next).execute(&deployment.db).await.unwrap();
+    for n in 1..=2 {
+        notify(format!("next{n}")).await;
+    }
+    let settled =
+        "SELECT count(*) FROM notifications WHERE id LIKE 'next%' AND email_state NOT IN ('PENDING', 'QUEUED')";
+    until("the next ones are settled", Duration::from_secs(60), async || {
+        count(&deployment, settled).await == 2
+    })
+    .await;
+    let why: Vec<String> =
+        sqlx::query_scalar("SELECT email_state_reason FROM notifications WHERE id LIKE 'next%' ORDER BY id")
+            .fetch_all(&deployment.db)
+            .await
+            .unwrap();
+    assert_eq!(why, ["category_off", "bounce"]);
+    assert_eq!(mailed(&deployment).await.values().sum::<u32>(), 2);
+}
