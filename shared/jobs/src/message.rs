@@ -75,16 +75,21 @@ pub fn decode<M: Message>(body: Value) -> Result<M, Undecodable> {
         });
     }
     let body = (version..M::V).fold(body, |body, version| M::upcast(version, body));
-    let message: M = serde_path_to_error::deserialize(body).map_err(|error| {
+    let message: M = from_fields(body).map_err(Undecodable::Invalid)?;
+    message.validate().map_err(Undecodable::Invalid)?;
+    Ok(message)
+}
+
+/// Reads JSON; an error names the field that is wrong.
+pub(crate) fn from_fields<T: DeserializeOwned>(body: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(body).map_err(|error| {
         let (path, cause) = (error.path().to_string(), error.inner());
-        Undecodable::Invalid(if path == "." {
+        if path == "." {
             cause.to_string()
         } else {
             format!("`{path}`: {cause}")
-        })
-    })?;
-    message.validate().map_err(Undecodable::Invalid)?;
-    Ok(message)
+        }
+    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use serde::Deserializer;
 use serde::de::Error as _;
 
 use super::*;
+use crate::message::from_fields;
 use crate::{Cursor, Sweep};
 
 /// Why an upload is to be scanned.
@@ -118,8 +119,8 @@ impl<'de> Deserialize<'de> for PreviewAsset {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let message = serde_json::Value::deserialize(deserializer)?;
         let read = match message.get("mode") {
-            Some(_) => RegeneratePreviews::deserialize(message).map(Self::Bulk),
-            None => ProcessAsset::deserialize(message).map(Self::Single),
+            Some(_) => from_fields(message).map(Self::Bulk),
+            None => from_fields(message).map(Self::Single),
         };
         read.map_err(D::Error::custom)
     }
@@ -209,6 +210,8 @@ pub enum UploadSweep {
     Failed,
     /// Files with malware.
     Infected,
+    /// Files that newer ones have replaced.
+    Superseded,
 }
 
 /// Sweep uploads. `{}` is all sweeps.
@@ -317,9 +320,12 @@ mod tests {
         assert_eq!(serde_json::to_value(many.0).unwrap(), many.1);
         for (message, reason) in [
             (json!({}), "missing field `assetId`"),
-            (json!({"assetId": "../a"}), "assetId"),
+            (json!({"assetId": "../a"}), "`assetId`: an id is"),
             (json!({"assetId": "a", "force": true}), "`force` has no `requestId`"),
-            (json!({"mode": "all", "specVersion": 1}), "unknown variant `all`"),
+            (
+                json!({"mode": "all", "specVersion": 1}),
+                "`mode`: unknown variant `all`",
+            ),
             (json!({"mode": "bulk"}), "missing field `specVersion`"),
             (
                 json!({"mode": "bulk", "specVersion": 1, "pageSize": 501}),
