@@ -39,9 +39,11 @@ mod objects;
 mod original;
 mod purge;
 mod step;
+mod superseded;
 mod variant;
 
 pub use objects::{Condemned, Destroyed, destroy};
 pub use purge::{Decision, Settled, Subject, condemn, settle};
 pub use step::{Asset, Claim, Ended, Step, StepKind, Stop};
+pub use superseded::{Discarded, Superseded, discard, superseded};
 pub use variant::Variant;

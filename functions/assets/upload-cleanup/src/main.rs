@@ -1,5 +1,5 @@
-//! Removes uploads that were abandoned, that no scan could accept, or that hold malware, and revives scans and steps whose message was
-//! lost (spec: assets, `upload-cleanup`).
+//! Removes uploads that were abandoned, that no scan could accept, or that hold malware, and files that newer ones have replaced; revives
+//! scans and steps whose message was lost (spec: assets, `upload-cleanup`, `asset-cleanup` step 7).
 //!
 //! # Invariants
 //!
@@ -12,6 +12,7 @@
 mod abandoned;
 mod purge;
 mod stuck;
+mod superseded;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ struct Report {
     steps_resent: i64,
     failed_cleaned: i64,
     infected_cleaned: i64,
+    superseded_cleaned: i64,
     /// Failed uploads that a licence or a dispute keeps.
     blocked: i64,
     /// Bytes of the objects that are gone.
@@ -40,12 +42,13 @@ struct Report {
 }
 
 /// All steps, and the sweep that each belongs to.
-const STEPS: [(&str, UploadSweep); 5] = [
+const STEPS: [(&str, UploadSweep); 6] = [
     ("abandoned", UploadSweep::Abandoned),
     ("stuck", UploadSweep::Stuck),
     ("steps", UploadSweep::Stuck),
     ("failed", UploadSweep::Failed),
     ("infected", UploadSweep::Infected),
+    ("superseded", UploadSweep::Superseded),
 ];
 
 fn main() -> ExitCode {
@@ -80,6 +83,11 @@ async fn clean(message: SweepUploads, run: &mut Run) -> Outcome {
             is_more = sweep.page_with_effects(step, claim, destroy, settle).await;
         }
     }
+    let destroy = async |variants: Vec<_>| assets::discard(storage, &variants, is_dry_run).await;
+    while sweep
+        .page_with_effects("superseded", superseded::claim, destroy, superseded::settle)
+        .await
+    {}
     sweep.finish()
 }
 
