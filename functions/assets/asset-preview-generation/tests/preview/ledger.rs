@@ -318,7 +318,7 @@ async fn what_is_not_the_asset_any_more_when_its_preview_is_there_is_not_recorde
     world.send(JOB, [json!({"assetId": "a"})]);
     let infected = async {
         // While it is cut.
-        while step(&world, "a").await != "RUNNING" {}
+        while step(&world, "a").await == "PENDING" {}
         world
             .execute("UPDATE ip_assets SET scan_status = 'INFECTED' WHERE id = 'a'", &[])
             .await;
