@@ -11,7 +11,7 @@ use super::workshop::{Feed, Line, Workshop, build};
 use crate::environment::Workspace;
 use crate::table;
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 7;
 const WEEK: &str = "2025-10-13";
 const KEYS: i64 = 142_858;
 const EVENTS: i64 = 20_000;
@@ -29,8 +29,9 @@ const DAYS: &str = "
            CASE WHEN k % 10 > 6 THEN 'lic_' || md5(k::text) END, k % 7000, k % 700, k % 70, k % 400000
     FROM generate_series(0, 142857) k WHERE k % 10 <> 9;";
 
-/// What nothing can beat: group, compare, insert. Nothing is there before, so nothing is looked for.
+/// What nothing can beat in one statement: group, compare, insert. Nothing is there before, so nothing is looked for.
 const LIMIT: &str = "
+    SET work_mem = '64MB';
     INSERT INTO weekly_metrics (week_start_date, week_end_date, project_id, ip_asset_id, license_id, total_views, total_clicks, total_conversions,
                                 total_revenue_cents, unique_visitors, total_engagement_time, views_growth_percent, clicks_growth_percent,
                                 conversions_growth_percent, revenue_growth_percent, avg_daily_views, avg_daily_clicks, avg_daily_conversions,
@@ -98,20 +99,27 @@ async fn roll_up(workspace: &Workspace, workshop: &Workshop) -> Result<String> {
         rounds.push((walls[0], walls[1], limit));
         pool.close().await;
     }
-    rounds.sort_unstable();
-    let (first, again, limit) = rounds[ROUNDS / 2];
+    let median = |figure: fn(&(Duration, Duration, Duration)) -> f64| {
+        let mut figures: Vec<_> = rounds.iter().map(figure).collect();
+        figures.sort_unstable_by(f64::total_cmp);
+        figures[ROUNDS / 2]
+    };
     let headings = [
         "wall s",
         "limit s",
         "× limit",
         "again s (nothing to write)",
-        "median of",
+        "medians of",
     ];
     let cells = [
-        format!("{:.2}", first.as_secs_f64()),
-        format!("{:.2}", limit.as_secs_f64()),
-        format!("{:.2}", first.as_secs_f64() / limit.as_secs_f64()),
-        format!("{:.2}", again.as_secs_f64()),
+        format!("{:.2}", median(|(first, _, _)| first.as_secs_f64())),
+        format!("{:.2}", median(|(_, _, limit)| limit.as_secs_f64())),
+        // Of one round each: what else the machine does changes from minute to minute.
+        format!(
+            "{:.2}",
+            median(|(first, _, limit)| first.as_secs_f64() / limit.as_secs_f64())
+        ),
+        format!("{:.2}", median(|(_, again, _)| again.as_secs_f64())),
         ROUNDS.to_string(),
     ];
     Ok(table::render(headings, &[cells]))

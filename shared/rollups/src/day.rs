@@ -2,8 +2,8 @@ use chrono::NaiveDate;
 use services::{Error, Timestamp};
 use sqlx::PgConnection;
 
-use crate::Rollup;
 use crate::calendar::Period;
+use crate::{Rollup, plan_for_sets};
 
 /// How many rows a sweep changed.
 pub type Swept = u64;
@@ -11,15 +11,16 @@ pub type Swept = u64;
 pub(crate) async fn compute(connection: &mut PgConnection, date: NaiveDate) -> Result<Rollup, Error> {
     let (from, to) = (Period::Day(date).start_instant(), Period::Day(date).end_instant());
     sweep(connection, from, to).await?;
+    plan_for_sets(connection).await?;
     let row = sqlx::query_file!("src/sql/day.sql", date, from, to)
         .fetch_one(connection)
         .await?;
     Ok(Rollup {
         processed: row.processed,
         created: row.created,
-        updated: row.produced - row.created,
+        updated: row.updated,
         deleted: row.deleted,
-        changed: row.written + row.deleted,
+        changed: row.changed,
         malformed: row.malformed,
         ..Rollup::default()
     })

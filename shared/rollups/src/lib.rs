@@ -174,6 +174,17 @@ async fn lock(connection: &mut PgConnection, period: Period) -> Result<Option<Ti
     .await?)
 }
 
+/// Has what follows in the transaction planned for whole periods: groups and joins by hash, in memory. The statistics do not know a period
+/// that has just been written; to the planner its hundred thousand rows are one, a loop over them looks cheap, and compiling not.
+///
+/// # Errors
+/// Those of the database.
+pub async fn plan_for_sets(connection: &mut PgConnection) -> Result<(), Error> {
+    let settings = "SET LOCAL work_mem = '64MB'; SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
+    sqlx::raw_sql(settings).execute(connection).await?;
+    Ok(())
+}
+
 /// Keeps everybody else off the events, hours and days of a date until the transaction ends.
 ///
 /// # Errors

@@ -2,12 +2,13 @@ use chrono::{Datelike, NaiveDate};
 use services::Error;
 use sqlx::PgConnection;
 
-use crate::Rollup;
 use crate::calendar::Period;
+use crate::{Rollup, plan_for_sets};
 
 pub(crate) async fn compute(connection: &mut PgConnection, start: NaiveDate, exact: bool) -> Result<Rollup, Error> {
     let weeks = weeks(start);
     let (starts, ends): (Vec<_>, Vec<_>) = weeks.into_iter().unzip();
+    plan_for_sets(&mut *connection).await?;
     let row = sqlx::query_file!(
         "src/sql/month.sql",
         start,
@@ -30,7 +31,7 @@ pub(crate) async fn compute(connection: &mut PgConnection, start: NaiveDate, exa
                LEFT JOIN monthly_metrics p ON (p.year, p.month) = ($1, $2) AND coalesce(p.project_id, '') = coalesce(n.project_id, '')
                    AND coalesce(p.ip_asset_id, '') = coalesce(n.ip_asset_id, '') AND coalesce(p.license_id, '') = coalesce(n.license_id, '')
                WHERE (n.year, n.month) = ($3, $4)) g
-         WHERE m.ctid = g.row
+         WHERE (m.year, m.month) = ($3, $4) AND m.ctid = g.row
            AND (m.views_growth_percent, m.clicks_growth_percent, m.conversions_growth_percent, m.revenue_growth_percent)
                IS DISTINCT FROM (g.views, g.clicks, g.conversions, g.revenue)",
         start.year(),
@@ -44,15 +45,16 @@ pub(crate) async fn compute(connection: &mut PgConnection, start: NaiveDate, exa
     Ok(Rollup {
         processed: row.processed,
         created: row.created,
-        updated: row.produced - row.created,
+        updated: row.updated,
         deleted: row.deleted,
-        changed: row.written + row.deleted,
+        changed: row.changed,
         ..Rollup::default()
     })
 }
 
 /// The month against the one a year before, and the one a year later against it.
 pub(crate) async fn year_over_year(connection: &mut PgConnection, start: NaiveDate) -> Result<i64, Error> {
+    plan_for_sets(&mut *connection).await?;
     let changed = sqlx::query!(
         "UPDATE monthly_metrics m
          SET views_yoy_percent = g.views, revenue_yoy_percent = g.revenue, updated_at = clock_timestamp()
@@ -63,7 +65,8 @@ pub(crate) async fn year_over_year(connection: &mut PgConnection, start: NaiveDa
                    AND coalesce(p.ip_asset_id, '') = coalesce(n.ip_asset_id, '') AND coalesce(p.license_id, '') = coalesce(n.license_id, '')
                    AND p.year IN ($1 - 1, $1) AND p.month = $2
                WHERE n.year IN ($1, $1 + 1) AND n.month = $2) g
-         WHERE m.ctid = g.row AND (m.views_yoy_percent, m.revenue_yoy_percent) IS DISTINCT FROM (g.views, g.revenue)",
+         WHERE m.year IN ($1, $1 + 1) AND m.month = $2 AND m.ctid = g.row
+           AND (m.views_yoy_percent, m.revenue_yoy_percent) IS DISTINCT FROM (g.views, g.revenue)",
         start.year(),
         month_of(start),
     )

@@ -2,9 +2,10 @@ use chrono::NaiveDate;
 use services::Error;
 use sqlx::PgConnection;
 
-use crate::Rollup;
+use crate::{Rollup, plan_for_sets};
 
 pub(crate) async fn compute(connection: &mut PgConnection, start: NaiveDate, exact: bool) -> Result<Rollup, Error> {
+    plan_for_sets(&mut *connection).await?;
     let row = sqlx::query_file!("src/sql/week.sql", start, exact)
         .fetch_one(&mut *connection)
         .await?;
@@ -20,7 +21,7 @@ pub(crate) async fn compute(connection: &mut PgConnection, start: NaiveDate, exa
                LEFT JOIN weekly_metrics p ON p.week_start_date = $1 AND coalesce(p.project_id, '') = coalesce(n.project_id, '')
                    AND coalesce(p.ip_asset_id, '') = coalesce(n.ip_asset_id, '') AND coalesce(p.license_id, '') = coalesce(n.license_id, '')
                WHERE n.week_start_date = $1 + 7) g
-         WHERE w.ctid = g.row
+         WHERE w.week_start_date = $1 + 7 AND w.ctid = g.row
            AND (w.views_growth_percent, w.clicks_growth_percent, w.conversions_growth_percent, w.revenue_growth_percent)
                IS DISTINCT FROM (g.views, g.clicks, g.conversions, g.revenue)",
         start,
@@ -30,9 +31,9 @@ pub(crate) async fn compute(connection: &mut PgConnection, start: NaiveDate, exa
     Ok(Rollup {
         processed: row.processed,
         created: row.created,
-        updated: row.produced - row.created,
+        updated: row.updated,
         deleted: row.deleted,
-        changed: row.written + row.deleted,
+        changed: row.changed,
         ..Rollup::default()
     })
 }

@@ -180,10 +180,12 @@ async fn compute(run: &Run, date: NaiveDate, hours: &[&Touched], report: &mut Re
         return Ok(());
     };
     let starts: Vec<_> = hours.iter().map(|hour| hour.hour).collect();
+    let (from, to) = (first.hour, last.hour + TimeDelta::hours(1));
     let mut tx = run.begin().await?;
     rollups::lock_day(&mut tx, date).await?;
-    rollups::sweep(&mut tx, first.hour, last.hour + TimeDelta::hours(1)).await?;
-    let row = sqlx::query_file!("src/sql/hours.sql", &starts)
+    rollups::sweep(&mut tx, from, to).await?;
+    rollups::plan_for_sets(&mut tx).await?;
+    let row = sqlx::query_file!("src/sql/hours.sql", &starts, from, to)
         .fetch_one(&mut *tx)
         .await?;
     rollups::mark(&mut tx, &[Period::Day(date)], "hourly").await?;
@@ -192,9 +194,9 @@ async fn compute(run: &Run, date: NaiveDate, hours: &[&Touched], report: &mut Re
     report.days += 1;
     report.rollup.processed += row.processed;
     report.rollup.created += row.created;
-    report.rollup.updated += row.produced - row.created;
+    report.rollup.updated += row.updated;
     report.rollup.deleted += row.deleted;
-    report.rollup.changed += row.written + row.deleted;
+    report.rollup.changed += row.changed;
     Ok(())
 }
 
