@@ -11,6 +11,7 @@ use crate::table;
 
 const ASSETS: i64 = 100_000;
 const SINGLE: i64 = 5_000;
+const ROUNDS: usize = 5;
 
 /// Words of four thousand, some much more frequent than others, as in real text; the same on every machine. Of the assets 2 % more are
 /// deleted.
@@ -98,12 +99,16 @@ impl Figures {
         "RSS MiB",
     ];
 
+    fn ratio(&self) -> f64 {
+        self.wall.as_secs_f64() / self.limit.as_secs_f64()
+    }
+
     fn cells(&self) -> [String; 9] {
         [
             self.what.to_owned(),
             format!("{:.2}", self.wall.as_secs_f64()),
             format!("{:.2}", self.limit.as_secs_f64()),
-            format!("{:.2}", self.wall.as_secs_f64() / self.limit.as_secs_f64()),
+            format!("{:.2}", self.ratio()),
             self.statements.to_string(),
             format!("{:.1}", self.wal as f64 / 1e6),
             format!("{:.1}", self.limit_wal as f64 / 1e6),
@@ -120,14 +125,18 @@ pub(crate) async fn run() -> Result<()> {
     let (pool, url) = workshop.database("bench_search").await?;
     sqlx::raw_sql(DATA).execute(&pool).await?;
     sqlx::raw_sql("VACUUM ANALYZE").execute(&pool).await?;
+    let (one, two) = (
+        "5,000 single updates, one function",
+        "5,000 single updates, two functions",
+    );
     let rows = [
-        reindex(&workspace, &pool, &url).await?,
-        single(&workspace, &pool, &url, 1, "5,000 single updates, one function").await?,
-        single(&workspace, &pool, &url, 2, "5,000 single updates, two functions").await?,
+        median(async || reindex(&workspace, &pool, &url).await).await?,
+        median(async || single(&workspace, &pool, &url, 1, one).await).await?,
+        median(async || single(&workspace, &pool, &url, 2, two).await).await?,
     ];
     let cells: Vec<_> = rows.iter().map(Figures::cells).collect();
     println!(
-        "{ASSETS} assets, one in 200 with a wrong vector\n\n{}",
+        "{ASSETS} assets, one in 200 with a wrong vector; of {ROUNDS} rounds the one with the median ratio\n\n{}",
         table::render(Figures::HEADINGS, &cells)
     );
     println!(
@@ -136,6 +145,15 @@ pub(crate) async fn run() -> Result<()> {
     println!("statement on each of two connections, the single updates as one statement a hundred on one connection");
     queries(&pool).await?;
     workshop.close()
+}
+
+async fn median(round: impl AsyncFn() -> Result<Figures>) -> Result<Figures> {
+    let mut rounds = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        rounds.push(round().await?);
+    }
+    rounds.sort_unstable_by(|a, b| a.ratio().total_cmp(&b.ratio()));
+    Ok(rounds.swap_remove(ROUNDS / 2))
 }
 
 async fn reindex(workspace: &Workspace, pool: &PgPool, url: &str) -> Result<Figures> {
@@ -169,10 +187,6 @@ async fn single(
     .await?;
     let line = start(workspace, "search-index-update", url, Feed { batch: 100, instances }).await?;
     spoil(pool).await?;
-    // A new queue numbers its messages as the last one did: the ledger must not know them.
-    sqlx::raw_sql("DELETE FROM job_runs WHERE job <> 'past'")
-        .execute(pool)
-        .await?;
     let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM bench_queued ORDER BY n")
         .fetch_all(pool)
         .await?;
@@ -217,10 +231,13 @@ async fn finish(pool: &PgPool, line: &Line, what: &'static str, limit: Duration,
     })
 }
 
-/// The same starting point for each: rows that are wrong, and nothing left to write by itself.
+/// The same starting point for each: the same rows are wrong, nothing is left to write by itself, and no message is known.
 async fn spoil(pool: &PgPool) -> Result<()> {
-    sqlx::raw_sql(ONLY_WRONG).execute(pool).await?;
     sqlx::raw_sql(SPOIL).execute(pool).await?;
+    // A new queue numbers its messages as the last one did.
+    sqlx::raw_sql("DELETE FROM job_runs WHERE job <> 'past'; DELETE FROM search_reindex_runs")
+        .execute(pool)
+        .await?;
     sqlx::raw_sql("VACUUM ip_assets").execute(pool).await?;
     sqlx::raw_sql("CHECKPOINT").execute(pool).await?;
     Ok(())

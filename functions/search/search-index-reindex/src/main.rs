@@ -5,7 +5,8 @@
 //! * One reindex at a time: the row of `search_reindex_runs` that is RUNNING. Its cursor is what counts, whatever a message says.
 //! * The rows of a page, its counts and the cursor behind it are one commit; the cursor moves only from where it was read. Whatever is
 //!   killed in between is done again, or was done: every row is counted once, and two attempts cannot both go on.
-//! * Pages are looked at side by side, which is all computing, and written in their order, which is little: most rows are right.
+//! * Pages are looked at side by side, which is all computing, and written in their order, which is little: most rows are right, and
+//!   pages in which little is wrong are one commit.
 
 mod page;
 mod runs;

@@ -1,7 +1,9 @@
 //! Pages of a table: which of their rows are wrong, and writing those.
 
-use futures::TryStreamExt;
+use std::time::{Duration, Instant};
+
 use futures::stream::{self, Stream};
+use futures::{StreamExt, TryStreamExt};
 use jobs::SearchEntity;
 use runtime::Failure;
 use search::{Fate, Refreshed, Rows};
@@ -13,6 +15,12 @@ use crate::runs::{self, Reindex};
 /// Pages whose borders are read together.
 const BORDERS: i64 = 50;
 
+/// Rows whose vectors are computed together: planning costs as much as computing ten.
+const LOOK_AT: usize = 500;
+
+/// How much looking may be lost: a page that is older is written, however little is wrong in it.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+
 /// A page: the rows behind one id, up to another.
 #[derive(Debug)]
 pub(crate) struct Page {
@@ -21,6 +29,27 @@ pub(crate) struct Page {
     rows: i64,
     /// Those whose vectors are wrong; none when the database could not even compute one of them.
     stale: Option<Vec<String>>,
+    looked_at: Instant,
+}
+
+impl Page {
+    /// Whether the next page can be written with this one: no more wrong rows together than a page has rows.
+    fn takes(&self, next: &Self, batch_size: i64) -> bool {
+        let (Some(stale), Some(more)) = (&self.stale, &next.stale) else {
+            return false;
+        };
+        (stale.len() + more.len()) as i64 <= batch_size && self.looked_at.elapsed() < WRITE_EVERY
+    }
+
+    fn join(&mut self, next: Self) {
+        self.upto = next.upto;
+        self.rows += next.rows;
+        self.stale = self
+            .stale
+            .take()
+            .zip(next.stale)
+            .map(|(stale, more)| [stale, more].concat());
+    }
 }
 
 /// What became of the rows of a page.
@@ -43,9 +72,33 @@ impl Counts {
     }
 }
 
-/// The pages behind an id, in order, with what is wrong in them. As many are looked at together as there are connections: all but one
-/// are still being looked at when the first is handed out, and its writing needs that one.
+/// The pages behind an id, in order, with what is wrong in them; one after the other in which little is wrong are joined, as most of what
+/// a page costs is its commit.
 pub(crate) fn ahead(
+    pool: &PgPool,
+    entity: SearchEntity,
+    after: String,
+    batch_size: i64,
+) -> impl Stream<Item = Result<Page, Error>> {
+    let looked = Box::pin(looked(pool, entity, after, batch_size).peekable());
+    stream::try_unfold(looked, move |mut looked| async move {
+        let Some(mut page) = looked.try_next().await? else {
+            return Ok(None);
+        };
+        while let Some(next) = looked
+            .as_mut()
+            .next_if(|next| next.as_ref().is_ok_and(|next| page.takes(next, batch_size)))
+            .await
+        {
+            page.join(next?);
+        }
+        Ok(Some((page, looked)))
+    })
+}
+
+/// As many stretches of pages are looked at together as there are connections: all but one are still being looked at when the first is
+/// handed out, and its writing needs that one.
+fn looked(
     pool: &PgPool,
     entity: SearchEntity,
     after: String,
@@ -57,13 +110,17 @@ pub(crate) fn ahead(
             return Ok::<_, Error>(None);
         };
         let from = std::iter::once(after).chain(borders.clone());
-        let pages: Vec<_> = from.zip(borders).map(Ok::<_, Error>).collect();
-        Ok(Some((stream::iter(pages), last)))
+        let pages: Vec<_> = from.zip(borders).collect();
+        let together = (LOOK_AT / batch_size as usize).max(1);
+        let stretches: Vec<_> = pages.chunks(together).map(|pages| Ok(pages.to_vec())).collect();
+        Ok(Some((stream::iter(stretches), last)))
     });
     borders
         .try_flatten()
-        .map_ok(move |(after, upto)| look(pool, entity, after, upto))
+        .map_ok(move |stretch| look(pool, entity, stretch))
         .try_buffered(pool.options().get_max_connections() as usize)
+        .map_ok(|pages| stream::iter(pages).map(Ok))
+        .try_flatten()
 }
 
 /// The last ids of the next pages.
@@ -83,28 +140,37 @@ async fn borders(pool: &PgPool, entity: SearchEntity, after: &str, batch_size: i
     .await?)
 }
 
-async fn look(pool: &PgPool, entity: SearchEntity, after: String, upto: String) -> Result<Page, Error> {
+async fn look(pool: &PgPool, entity: SearchEntity, stretch: Vec<(String, String)>) -> Result<Vec<Page>, Error> {
+    let (after, upto): (Vec<_>, Vec<_>) = stretch.into_iter().unzip();
     let seen = sqlx::query!(
-        r#"SELECT count(*) AS "rows!", coalesce(array_agg(id) FILTER (WHERE stored IS DISTINCT FROM fresh), '{}') AS "stale!"
-           FROM search_vectors WHERE entity = $1 AND id > $2 AND id <= $3"#,
+        r#"SELECT rows AS "rows!", stale AS "stale!"
+           FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS page (after, upto, n),
+                LATERAL (SELECT count(*) AS rows, coalesce(array_agg(id) FILTER (WHERE stored IS DISTINCT FROM fresh), '{}') AS stale
+                         FROM search_vectors WHERE entity = $1 AND id > page.after AND id <= page.upto) AS seen
+           ORDER BY n"#,
         entity.as_str(),
-        after,
-        upto,
+        &after,
+        &upto,
     )
-    .fetch_one(pool)
+    .fetch_all(pool)
     .await
     .map_err(Error::from);
-    let (rows, stale) = match seen {
-        Ok(seen) => (seen.rows, Some(seen.stale)),
-        Err(error) if error.kind == Kind::Permanent => (0, None),
+    let seen: Vec<_> = match seen {
+        Ok(seen) => seen.into_iter().map(|page| (page.rows, Some(page.stale))).collect(),
+        // One row that cannot be computed: the pages are told apart when they are written.
+        Err(error) if error.kind == Kind::Permanent => vec![(0, None); upto.len()],
         Err(error) => return Err(error),
     };
-    Ok(Page {
+    let looked_at = Instant::now();
+    let pages = after.into_iter().zip(upto).zip(seen);
+    let pages = pages.map(|((after, upto), (rows, stale))| Page {
         after,
         upto,
         rows,
         stale,
-    })
+        looked_at,
+    });
+    Ok(pages.collect())
 }
 
 /// Writes what is wrong in a page and moves the cursor behind it, in one commit.
@@ -157,15 +223,26 @@ async fn write_one_by_one(pool: &PgPool, reindex: &Reindex, page: &Page) -> Resu
     Ok(counts)
 }
 
-/// What so many changes leave behind slows queries down: entries that wait beside the index, and old statistics.
+/// What many changes leave behind slows queries down: entries that wait beside the index, and statistics of other rows. Those are as
+/// expensive as a seventh of the reindex, and are made anew when a tenth has changed, which is autovacuum's measure, too.
 pub(crate) async fn settle(pool: &PgPool, entity: SearchEntity) -> Result<(), Error> {
-    let settle = match entity {
-        SearchEntity::Asset => "SELECT gin_clean_pending_list('ip_assets_search'); ANALYZE ip_assets",
-        SearchEntity::Creator => "SELECT gin_clean_pending_list('creators_search'); ANALYZE creators",
-        SearchEntity::Project => "SELECT gin_clean_pending_list('projects_search'); ANALYZE projects",
-        SearchEntity::License => "SELECT gin_clean_pending_list('licenses_search'); ANALYZE licenses",
-        SearchEntity::BlogPost => "SELECT gin_clean_pending_list('posts_search'); ANALYZE posts",
+    let (table, index, analyze) = match entity {
+        SearchEntity::Asset => ("ip_assets", "ip_assets_search", "ANALYZE ip_assets"),
+        SearchEntity::Creator => ("creators", "creators_search", "ANALYZE creators"),
+        SearchEntity::Project => ("projects", "projects_search", "ANALYZE projects"),
+        SearchEntity::License => ("licenses", "licenses_search", "ANALYZE licenses"),
+        SearchEntity::BlogPost => ("posts", "posts_search", "ANALYZE posts"),
     };
-    sqlx::raw_sql(settle).execute(pool).await?;
+    let is_outdated = sqlx::query_scalar!(
+        r#"SELECT s.n_mod_since_analyze > s.n_live_tup / 10 AS "is_outdated!"
+           FROM gin_clean_pending_list($1::text::regclass), pg_stat_user_tables s WHERE s.relid = $2::text::regclass"#,
+        index,
+        table,
+    )
+    .fetch_one(pool)
+    .await?;
+    if is_outdated {
+        sqlx::raw_sql(analyze).execute(pool).await?;
+    }
     Ok(())
 }
