@@ -52,6 +52,14 @@ pub(crate) async fn run() -> Result<()> {
                 instances: 1,
             },
         ),
+        // What one function claims and decides, the other one mails meanwhile.
+        (
+            10,
+            Feed {
+                batch: 100,
+                instances: 2,
+            },
+        ),
         (
             50,
             Feed {
