@@ -36,7 +36,7 @@ async fn deliver(deliveries: &[Delivery<DeliverNotification>], context: &Context
     for (as_of, ids) in by_slot(deliveries) {
         let at = as_of.unwrap_or_else(chrono::Utc::now);
         // One page is decided while the mails of the last one are on their way.
-        let pages = futures::stream::iter(ids.chunks(context.mailer()?.page()))
+        let pages = futures::stream::iter(context.mailer()?.pages(&ids))
             .map(|page| deliver_page(context, page, at))
             .buffered(2);
         for page in pages.collect::<Vec<_>>().await {

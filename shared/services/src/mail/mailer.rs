@@ -126,9 +126,17 @@ impl Mailer {
         &self.settings.sender_domain
     }
 
-    /// How many mails to prepare at a time: enough to keep the calls to SES busy while the next ones are prepared. Callers who
-    /// write mails page by page do the same, two pages at a time.
-    pub fn page(&self) -> usize {
+    /// The pages in which to write mails and have them sent, two at a time. The first one is short: until its mails leave, none is on its
+    /// way.
+    pub fn pages<'a, T>(&self, items: &'a [T]) -> impl Iterator<Item = &'a [T]> {
+        let (first, rest) = items.split_at(items.len().min(2 * self.settings.in_flight));
+        std::iter::once(first)
+            .filter(|first| !first.is_empty())
+            .chain(rest.chunks(self.page()))
+    }
+
+    /// How many mails to prepare at a time: enough to keep the calls to SES busy while the next ones are prepared.
+    fn page(&self) -> usize {
         (4 * self.settings.in_flight).clamp(*PAGE.start(), *PAGE.end())
     }
 
