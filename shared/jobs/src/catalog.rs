@@ -422,7 +422,7 @@ pub const SEARCH_INDEX_REINDEX: Job<ReindexSearch> = Job::new("search/search-ind
     // Twelve minutes of work, then a new message.
     .minimum(minutes(3))
     .memory(mb(512))
-    // Two pages at a time: comparing is all computing, by the database.
+    // Two looks at a time: comparing is all computing, by the database.
     .connections(3)
     .schedules(&[Schedule {
         name: "weekly",

@@ -60,7 +60,7 @@ async fn reindex(message: ReindexSearch, run: &mut Run) -> Outcome {
                 ..message
             });
         }
-        page::settle(pool, reindex.at).await?;
+        page::settle(pool, &reindex).await?;
         match reindex.next() {
             Some(next) => runs::turn_to(pool, &mut reindex, next).await?,
             None => return done(runs::complete(pool, &reindex).await?),

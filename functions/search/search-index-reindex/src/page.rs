@@ -27,7 +27,7 @@ pub(crate) struct Page {
     after: String,
     upto: String,
     rows: i64,
-    /// Those whose vectors are wrong; none when the database could not even compute one of them.
+    /// Those whose vectors are wrong; none when the database could not even compute one of those looked at together.
     stale: Option<Vec<String>>,
     looked_at: Instant,
 }
@@ -203,30 +203,38 @@ pub(crate) async fn write(pool: &PgPool, reindex: &mut Reindex, page: Page) -> R
     };
     reindex.after = page.upto;
     reindex.processed += counts.rows;
+    reindex.written += counts.changed + counts.cleared;
     Ok(())
 }
 
 /// A row of the page is refused: the others are written, one by one.
 async fn write_one_by_one(pool: &PgPool, reindex: &Reindex, page: &Page) -> Result<Counts, Failure> {
-    let ids = sqlx::query_scalar!(
-        r#"SELECT id AS "id!" FROM search_vectors WHERE entity = $1 AND id > $2 AND id <= $3 ORDER BY id"#,
-        reindex.at.as_str(),
-        page.after,
-        page.upto,
-    )
-    .fetch_all(pool)
-    .await?;
+    let (rows, ids) = match &page.stale {
+        Some(stale) => (page.rows, stale.clone()),
+        None => {
+            let ids = sqlx::query_scalar!(
+                r#"SELECT id AS "id!" FROM search_vectors WHERE entity = $1 AND id > $2 AND id <= $3 ORDER BY id"#,
+                reindex.at.as_str(),
+                page.after,
+                page.upto,
+            )
+            .fetch_all(pool)
+            .await?;
+            (ids.len() as i64, ids)
+        }
+    };
     let refreshed = search::refresh_each(pool, reindex.at, &ids).await?;
-    let counts = Counts::of(ids.len() as i64, refreshed);
+    let counts = Counts::of(rows, refreshed);
     let mut connection = pool.acquire().await?;
     runs::advance(&mut connection, reindex, &page.upto, &counts).await?;
     Ok(counts)
 }
 
-/// What many changes leave behind slows queries down: entries that wait beside the index, and statistics of other rows. Those are as
-/// expensive as a seventh of the reindex, and are made anew when a tenth has changed, which is autovacuum's measure, too.
-pub(crate) async fn settle(pool: &PgPool, entity: SearchEntity) -> Result<(), Error> {
-    let (table, index, analyze) = match entity {
+/// What many changes leave behind slows queries down: entries that wait beside the index, and old statistics. New ones are as expensive as
+/// a seventh of the reindex, and are made when a tenth has changed, which is autovacuum's measure, too. The database may not have heard
+/// yet of what this run has written.
+pub(crate) async fn settle(pool: &PgPool, reindex: &Reindex) -> Result<(), Error> {
+    let (table, index, analyze) = match reindex.at {
         SearchEntity::Asset => ("ip_assets", "ip_assets_search", "ANALYZE ip_assets"),
         SearchEntity::Creator => ("creators", "creators_search", "ANALYZE creators"),
         SearchEntity::Project => ("projects", "projects_search", "ANALYZE projects"),
@@ -234,10 +242,11 @@ pub(crate) async fn settle(pool: &PgPool, entity: SearchEntity) -> Result<(), Er
         SearchEntity::BlogPost => ("posts", "posts_search", "ANALYZE posts"),
     };
     let is_outdated = sqlx::query_scalar!(
-        r#"SELECT s.n_mod_since_analyze > s.n_live_tup / 10 AS "is_outdated!"
+        r#"SELECT s.n_mod_since_analyze + $3 > s.n_live_tup / 10 AS "is_outdated!"
            FROM gin_clean_pending_list($1::text::regclass), pg_stat_user_tables s WHERE s.relid = $2::text::regclass"#,
         index,
         table,
+        reindex.written,
     )
     .fetch_one(pool)
     .await?;

@@ -20,6 +20,8 @@ pub(crate) struct Reindex {
     pub after: String,
     pub total: i64,
     pub processed: i64,
+    /// Rows of the present table that this attempt has written.
+    pub written: i64,
 }
 
 impl Reindex {
@@ -78,6 +80,7 @@ pub(crate) async fn begin(pool: &PgPool, message: &ReindexSearch, run_key: &str)
             after: row.cursor_id,
             total: row.total,
             processed: row.processed,
+            written: 0,
         }));
     }
     if let Some(report) = ended(pool, run_key).await? {
@@ -124,6 +127,7 @@ async fn start(pool: &PgPool, message: &ReindexSearch, run_key: &str) -> Result<
             after: String::new(),
             total: row.total,
             processed: 0,
+            written: 0,
         }));
     }
     let other =
@@ -182,7 +186,7 @@ pub(crate) async fn turn_to(pool: &PgPool, reindex: &mut Reindex, next: SearchEn
     .execute(pool)
     .await?;
     moved_once(moved.rows_affected())?;
-    (reindex.at, reindex.after) = (next, String::new());
+    (reindex.at, reindex.after, reindex.written) = (next, String::new(), 0);
     Ok(())
 }
 
