@@ -31,7 +31,7 @@ const DAYS: &str = "
 
 /// What nothing can beat in one statement: group, compare, insert. Nothing is there before, so nothing is looked for.
 const LIMIT: &str = "
-    SET work_mem = '64MB';
+    SET work_mem = '64MB'; SET jit = off;
     INSERT INTO weekly_metrics (week_start_date, week_end_date, project_id, ip_asset_id, license_id, total_views, total_clicks, total_conversions,
                                 total_revenue_cents, unique_visitors, total_engagement_time, views_growth_percent, clicks_growth_percent,
                                 conversions_growth_percent, revenue_growth_percent, avg_daily_views, avg_daily_clicks, avg_daily_conversions,

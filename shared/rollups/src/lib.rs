@@ -124,14 +124,14 @@ pub async fn begin_other(pool: &PgPool, claim: &Claim) -> Result<Beginning, Erro
 /// Those of the database; and when the entry is no longer its writer's.
 pub async fn compute(connection: &mut PgConnection, period: Period, entry: &Entry) -> Result<Rollup, Error> {
     let mark = lock(connection, period).await?;
+    let missing_days = match period {
+        Period::Day(_) => Vec::new(),
+        Period::Week(_) | Period::Month(_) => missing_days(connection, period, entry.started_at).await?,
+    };
     let rollup = match period {
         Period::Day(date) => day::compute(connection, date).await?,
         Period::Week(start) => week::compute(connection, start, is_exact(period, entry.started_at)).await?,
         Period::Month(start) => month::compute(connection, start, is_exact(period, entry.started_at)).await?,
-    };
-    let missing_days = match period {
-        Period::Day(_) => Vec::new(),
-        Period::Week(_) | Period::Month(_) => missing_days(connection, period, entry.started_at).await?,
     };
     let rollup = Rollup { missing_days, ..rollup };
     let mut marks = Vec::new();
@@ -174,8 +174,9 @@ async fn lock(connection: &mut PgConnection, period: Period) -> Result<Option<Ti
     .await?)
 }
 
-/// Has what follows in the transaction planned for whole periods: groups and joins by hash, in memory. The statistics do not know a period
-/// that has just been written; to the planner its hundred thousand rows are one, a loop over them looks cheap, and compiling not.
+/// Has what follows in the transaction planned for whole periods: joined by hash, in memory. The statistics do not know a period that has
+/// just been written: to the planner its hundred thousand rows are one, and a loop over them looks cheap. With loops ruled out its costs
+/// say nothing, nor should they have a statement of seconds compiled. Small statements go before it.
 ///
 /// # Errors
 /// Those of the database.
@@ -346,6 +347,7 @@ pub async fn mismatches(connection: &mut PgConnection, period: Period) -> Result
 /// Those of the database.
 pub async fn year_over_year(connection: &mut PgConnection, month: NaiveDate) -> Result<i64, Error> {
     lock(&mut *connection, Period::Month(month)).await?;
+    plan_for_sets(&mut *connection).await?;
     month::year_over_year(connection, month).await
 }
 

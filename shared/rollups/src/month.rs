@@ -54,7 +54,6 @@ pub(crate) async fn compute(connection: &mut PgConnection, start: NaiveDate, exa
 
 /// The month against the one a year before, and the one a year later against it.
 pub(crate) async fn year_over_year(connection: &mut PgConnection, start: NaiveDate) -> Result<i64, Error> {
-    plan_for_sets(&mut *connection).await?;
     let changed = sqlx::query!(
         "UPDATE monthly_metrics m
          SET views_yoy_percent = g.views, revenue_yoy_percent = g.revenue, updated_at = clock_timestamp()

@@ -21,13 +21,10 @@ async fn three_views_of_which_one_is_a_duplicate_and_a_download_make_one_row_how
         "revenue_cents": 500, "unique_visitors": 2, "engagement_time": 0
     });
     assert_eq!(days(&world).await, std::slice::from_ref(&expected));
-    let before = world.rows("SELECT * FROM daily_metrics").await;
+    let versions = "SELECT xmin::text AS written, xmax::text AS locked, d.* FROM daily_metrics d";
+    let before = world.rows(versions).await;
     daily(&world, day).await;
-    assert_eq!(
-        world.rows("SELECT * FROM daily_metrics").await,
-        before,
-        "not even touched"
-    );
+    assert_eq!(world.rows(versions).await, before, "not even touched");
     let log = last_log(&world, "daily").await;
     assert_eq!(
         (
@@ -63,6 +60,25 @@ async fn what_is_about_nothing_makes_no_row_and_a_row_whose_events_are_gone_goes
     daily(&world, day).await;
     assert_eq!(days(&world).await, Vec::<serde_json::Value>::new());
     assert_eq!(last_log(&world, "daily").await["records_deleted"], 1);
+}
+
+#[tokio::test]
+async fn an_id_that_is_empty_is_none() {
+    let world = World::new("empty_id").await;
+    let day = ago(1);
+    world
+        .events(json!([
+            {"occurred_at": at(day, "12:00:00"), "ip_asset_id": "ast_1", "project_id": ""},
+            {"occurred_at": at(day, "12:00:01"), "ip_asset_id": "ast_1"},
+            {"occurred_at": at(day, "12:00:02"), "ip_asset_id": ""},
+        ]))
+        .await;
+    for _ in 0..2 {
+        daily(&world, day).await;
+        let days = days(&world).await;
+        assert_eq!((days.len(), &days[0]["views"]), (1, &json!(2)));
+    }
+    assert_eq!(last_log(&world, "daily").await["metadata"], json!({"changed": 0}));
 }
 
 #[tokio::test]
