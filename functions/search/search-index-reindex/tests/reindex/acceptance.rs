@@ -317,27 +317,30 @@ async fn every_row_is_written_and_counted_once_whatever_fails() {
                 ..Job::of_catalog(JOB)
             },
         );
-        old_rows(world, 12).await;
-        // Of the second page one row is right.
+        old_rows(world, 22).await;
+        // Of the second page one row is wrong, and of the third none: these are written together.
         world
             .execute(
-                "UPDATE ip_assets SET search_vector = search_vector_of(ip_assets) WHERE id = 'a012'",
+                "UPDATE ip_assets SET search_vector = search_vector_of(ip_assets) WHERE id > 'a011'",
                 &[],
             )
             .await;
 
-        world
-            .deliver(JOB, [json!({"entityType": "asset", "batchSize": 10})])
-            .await;
+        // The second one finds nothing that is wrong.
+        for _ in 0..2 {
+            world
+                .deliver(JOB, [json!({"entityType": "asset", "batchSize": 10})])
+                .await;
+        }
 
-        assert_eq!(runs(world).await, [completed(12, 11, 0)]);
+        assert_eq!(runs(world).await, [completed(22, 11, 0), completed(22, 0, 0)]);
         assert_eq!(
             world
                 .count("SELECT count(*) FROM search_vectors WHERE entity = 'asset' AND stored IS DISTINCT FROM fresh")
                 .await,
             0
         );
-        assert_eq!(world.count("SELECT count(*) FROM search_reindex_runs").await, 1);
+        assert_eq!(world.count("SELECT count(*) FROM search_reindex_runs").await, 2);
         assert_eq!(world.dead_letters(JOB), []);
         assert_eq!(world.queued(JOB), []);
     })
