@@ -175,8 +175,8 @@ async fn lock(connection: &mut PgConnection, period: Period) -> Result<Option<Ti
 }
 
 /// Has what follows in the transaction planned for whole periods: joined by hash, in memory. The statistics do not know a period that has
-/// just been written: to the planner its hundred thousand rows are one, and a loop over them looks cheap. With loops ruled out its costs
-/// say nothing, nor should they have a statement of seconds compiled. Small statements go before it.
+/// just been written: to the planner its hundred thousand rows are one, and a loop over them looks cheap. Without loops
+/// its costs say nothing, and must not decide that a statement is worth compiling. Small statements go before it.
 ///
 /// # Errors
 /// Those of the database.

@@ -46,6 +46,41 @@ fn completed(processed: i64, changed: i64, cleared: i64) -> (String, Value) {
     ("done".to_owned(), report)
 }
 
+async fn wrong_assets(world: &World) -> i64 {
+    world
+        .count("SELECT count(*) FROM search_vectors WHERE entity = 'asset' AND stored IS DISTINCT FROM fresh")
+        .await
+}
+
+/// How often the statistics of assets were made anew.
+async fn analyzed(world: &World) -> i64 {
+    world
+        .count("SELECT analyze_count FROM pg_stat_user_tables WHERE relname = 'ip_assets'")
+        .await
+}
+
+/// A reindex of the assets in pages of ten.
+async fn reindex_assets(world: &World) {
+    world
+        .deliver(JOB, [json!({"entityType": "asset", "batchSize": 10})])
+        .await;
+}
+
+/// Assets whose vectors are right, and which the database has heard of.
+async fn right_rows(world: &World, assets: i32) {
+    old_rows(world, assets).await;
+    sqlx::raw_sql(
+        "UPDATE ip_assets SET search_vector = search_vector_of(ip_assets); SELECT pg_stat_force_next_flush()",
+    )
+    .execute(&world.db)
+    .await
+    .expect("the database");
+    sqlx::raw_sql("ANALYZE ip_assets")
+        .execute(&world.db)
+        .await
+        .expect("the database");
+}
+
 #[tokio::test]
 async fn everything_that_is_wrong_is_written_and_nothing_else() {
     let world = World::new("everything_that_is_wrong").await;
@@ -135,12 +170,7 @@ async fn killed_after_its_first_page_it_goes_on_from_there_and_another_one_meanw
     );
     world.drain(JOB).await;
 
-    assert_eq!(
-        world
-            .count("SELECT count(*) FROM search_vectors WHERE entity = 'asset' AND stored IS DISTINCT FROM fresh")
-            .await,
-        0
-    );
+    assert_eq!(wrong_assets(&world).await, 0);
     let runs = runs(&world).await;
     assert_eq!(runs[0], completed(250, 151, 0));
     let reason = runs[1].1.as_str().unwrap();
@@ -192,38 +222,19 @@ async fn what_does_not_fit_into_one_run_goes_on_in_the_next_and_an_old_message_g
     assert_eq!(runs(&world).await[statuses.len()], ("skipped".to_owned(), json!(stale)));
 }
 
-/// Assets whose vectors are right, and which the database has heard of.
-async fn right_rows(world: &World, assets: i32) {
-    old_rows(world, assets).await;
-    sqlx::raw_sql(
-        "UPDATE ip_assets SET search_vector = search_vector_of(ip_assets); SELECT pg_stat_force_next_flush()",
-    )
-    .execute(&world.db)
-    .await
-    .expect("the database");
-    sqlx::raw_sql("ANALYZE ip_assets")
-        .execute(&world.db)
-        .await
-        .expect("the database");
-}
-
 #[tokio::test]
 async fn statistics_are_renewed_when_much_was_wrong() {
     let world = World::new("much_was_wrong").await;
     old_rows(&world, 40).await;
     world.deliver(JOB, [json!({"entityType": "asset"})]).await;
     assert_eq!(runs(&world).await, [completed(40, 40, 0)]);
-    let analyzed = "SELECT count(*) FROM pg_stat_user_tables WHERE relname = 'ip_assets' AND last_analyze IS NOT NULL";
-    assert_eq!(world.count(analyzed).await, 1);
+    assert_eq!(analyzed(&world).await, 1);
 }
 
 #[tokio::test]
 async fn pages_in_which_little_is_wrong_are_one_commit_and_leave_the_statistics() {
     let world = World::new("one_commit").await;
     right_rows(&world, 100).await;
-    let analyzed =
-        "SELECT extract(epoch FROM last_analyze)::bigint FROM pg_stat_user_tables WHERE relname = 'ip_assets'";
-    let before = world.count(analyzed).await;
     sqlx::raw_sql(
         "CREATE TABLE commits AS SELECT 0 AS n WHERE false;
          CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO commits VALUES (NEW.processed); RETURN NEW; END $$;
@@ -233,10 +244,7 @@ async fn pages_in_which_little_is_wrong_are_one_commit_and_leave_the_statistics(
     .execute(&world.db)
     .await
     .unwrap();
-
-    world
-        .deliver(JOB, [json!({"entityType": "asset", "batchSize": 10})])
-        .await;
+    reindex_assets(&world).await;
 
     assert_eq!(runs(&world).await, [completed(100, 2, 0)]);
     let commits: Vec<i32> = sqlx::query_scalar("SELECT n FROM commits")
@@ -244,7 +252,7 @@ async fn pages_in_which_little_is_wrong_are_one_commit_and_leave_the_statistics(
         .await
         .unwrap();
     assert!(commits.len() < 10 && commits.last() == Some(&100), "{commits:?}");
-    assert_eq!(world.count(analyzed).await, before);
+    assert_eq!(analyzed(&world).await, 1, "by the test");
 }
 
 #[tokio::test]
@@ -258,15 +266,12 @@ async fn a_row_that_is_refused_in_pages_that_are_written_together_is_the_only_on
     .execute(&world.db)
     .await
     .unwrap();
-
-    world
-        .deliver(JOB, [json!({"entityType": "asset", "batchSize": 10})])
-        .await;
+    reindex_assets(&world).await;
 
     let report =
         json!({"status": "PARTIAL", "processed": 100, "changed": 1, "cleared": 0, "errors": 1, "failed": ["a013"]});
     assert_eq!(runs(&world).await, [("done".to_owned(), report)]);
-    assert_eq!(wrong(&world).await - 4, 1);
+    assert_eq!(wrong_assets(&world).await, 1);
 }
 
 #[tokio::test]
@@ -328,18 +333,11 @@ async fn every_row_is_written_and_counted_once_whatever_fails() {
 
         // The second one finds nothing that is wrong.
         for _ in 0..2 {
-            world
-                .deliver(JOB, [json!({"entityType": "asset", "batchSize": 10})])
-                .await;
+            reindex_assets(world).await;
         }
 
         assert_eq!(runs(world).await, [completed(22, 11, 0), completed(22, 0, 0)]);
-        assert_eq!(
-            world
-                .count("SELECT count(*) FROM search_vectors WHERE entity = 'asset' AND stored IS DISTINCT FROM fresh")
-                .await,
-            0
-        );
+        assert_eq!(wrong_assets(world).await, 0);
         assert_eq!(world.count("SELECT count(*) FROM search_reindex_runs").await, 2);
         assert_eq!(world.dead_letters(JOB), []);
         assert_eq!(world.queued(JOB), []);
