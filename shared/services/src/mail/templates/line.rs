@@ -8,12 +8,14 @@ use serde::{Deserialize, Deserializer};
 /// The text without control characters and line breaks, white space collapsed: what a header or a heading can hold.
 pub(super) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
-    for word in text.split_whitespace() {
-        let mut word = word.chars().filter(|char| !char.is_control()).peekable();
-        if word.peek().is_some() && !line.is_empty() {
+    for word in text
+        .split_whitespace()
+        .filter(|word| !word.chars().all(char::is_control))
+    {
+        if !line.is_empty() {
             line.push(' ');
         }
-        line.extend(word);
+        line.extend(word.split(char::is_control));
     }
     line
 }
