@@ -113,7 +113,7 @@ async fn send(run: &Run, ids: &[String], at: Timestamp, report: &mut Report) -> 
 async fn requeue_lost(run: &Run, at: Timestamp) -> Result<usize, Failure> {
     let mut tx = run.begin().await?;
     let ids = sqlx::query_scalar!(
-        "SELECT id FROM notifications WHERE email_state = 'PENDING' AND created_at < $1::timestamptz - interval '5 minutes' ORDER BY created_at LIMIT $2",
+        "SELECT id FROM notifications WHERE pending_since < $1::timestamptz - interval '5 minutes' ORDER BY pending_since LIMIT $2",
         at,
         LOST,
     )
