@@ -35,7 +35,8 @@ fn claim<'a>(pool: &'a PgPool, page: &'a Page) -> LocalBoxFuture<'a, sqlx::Resul
         pool,
         page,
         items: r#"
-            SELECT n.id AS item_id, n.user_id, g.delivery_id, n.type, n.title, n.message, n.action_url, n.created_at
+            SELECT n.id AS item_id, n.user_id, g.delivery_id, n.type, n.title, n.action_url, n.created_at,
+                   CASE WHEN char_length(n.message) > 200 THEN left(n.message, 200) || '…' ELSE n.message END AS message
             FROM page g
             JOIN notifications n ON n.user_id = g.user_id
             LEFT JOIN notification_channel_preferences c ON c.user_id = n.user_id AND c.notification_type = n.type AND c.channel = 'EMAIL'
@@ -54,18 +55,17 @@ fn claim<'a>(pool: &'a PgPool, page: &'a Page) -> LocalBoxFuture<'a, sqlx::Resul
             SELECT t.user_id, sum(t.total)::int AS item_count,
                    json_build_object('total_count', sum(t.total), 'notifications_url', '/notifications',
                        'sections', json_agg(json_build_object('type', t.type, 'label', t.label, 'count', t.total, 'more_count', t.total - t.shown,
-                                                                'items', t.lines) ORDER BY t.place)) AS variables
-            FROM (SELECT r.user_id, r.type, r.label, r.place, count(*) AS total, count(*) FILTER (WHERE r.shown) AS shown,
-                         coalesce(json_agg(json_build_object('title', r.title, 'action_url', r.action_url, 'created_at', r.created_at,
-                                      'message', CASE WHEN char_length(r.message) > 200 THEN left(r.message, 200) || '…' ELSE r.message END)
-                                      ORDER BY r.rank) FILTER (WHERE r.shown), '[]') AS lines
-                  FROM (SELECT r.*, r.rank <= 10 AND row_number() OVER (PARTITION BY r.user_id ORDER BY r.rank > 10, r.place, r.rank) <= 50 AS shown
-                        FROM (SELECT i.*, s.place, s.label, row_number() OVER (PARTITION BY i.user_id, s.place ORDER BY i.created_at DESC, i.item_id) AS rank
-                              FROM items i
-                              JOIN (VALUES ('PAYOUT', 1, 'Payouts'), ('ROYALTY', 2, 'Royalties'), ('LICENSE', 3, 'Licenses'), ('PROJECT', 4, 'Projects'),
-                                           ('SYSTEM', 5, 'Announcements'), ('POST_ASSIGNED', 6, 'Posts assigned to you'),
-                                           ('POST_STATUS_CHANGED', 7, 'Your posts'), ('BLOG', 8, 'Blog')) AS s (type, place, label) ON s.type = i.type) r) r
-                  GROUP BY r.user_id, r.type, r.label, r.place) t
+                                                                'items', t.lines[:t.shown]) ORDER BY t.place)) AS variables
+            FROM (SELECT s.*, least(s.total, 10, greatest(50 - coalesce(sum(least(s.total, 10)) OVER (PARTITION BY s.user_id ORDER BY s.place
+                                                                            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0), 0))::int AS shown
+                  FROM (SELECT i.user_id, i.type, s.label, s.place, count(*)::int AS total,
+                               array_agg(to_json(l) ORDER BY i.created_at DESC, i.item_id) AS lines
+                        FROM items i
+                        JOIN (VALUES ('PAYOUT', 1, 'Payouts'), ('ROYALTY', 2, 'Royalties'), ('LICENSE', 3, 'Licenses'), ('PROJECT', 4, 'Projects'),
+                                     ('SYSTEM', 5, 'Announcements'), ('POST_ASSIGNED', 6, 'Posts assigned to you'),
+                                     ('POST_STATUS_CHANGED', 7, 'Your posts'), ('BLOG', 8, 'Blog')) AS s (type, place, label) ON s.type = i.type
+                        CROSS JOIN LATERAL (SELECT i.title, i.message, i.action_url, i.created_at) AS l
+                        GROUP BY i.user_id, i.type, s.label, s.place) s) t
             GROUP BY t.user_id"#,
         taken: r#"
             UPDATE notifications n SET email_state = 'DIGESTED', email_state_reason = NULL
