@@ -6,8 +6,8 @@ use sqlx::PgPool;
 
 use crate::{Frequency, Kind, Slot, due};
 
-/// Users of one read; a multiple of the largest page.
-const READ_AHEAD: i64 = 2_000;
+/// Pages of one read of users.
+const READ_AHEAD: usize = 10;
 
 /// Users whose deliveries are written together, with the slots that they are due for; and what is the same for all of them. One
 /// column a field: this is what the statement gets.
@@ -202,12 +202,15 @@ pub(crate) struct Users<'a> {
     exhausted: bool,
     until: Option<String>,
     /// The last one who was given out.
-    pub cursor: Option<String>,
+    cursor: Option<String>,
+    /// Users of a page.
+    page: usize,
 }
 
 impl<'a> Users<'a> {
-    pub(crate) fn new(kind: Kind, hours: &'a Hours, audience: &'a Audience, cursor: Option<&Id>) -> Self {
+    pub(crate) fn new(kind: Kind, hours: &'a Hours, audience: &'a Audience, cursor: Option<&Id>, page: usize) -> Self {
         Self {
+            page,
             kind,
             audience,
             period_keys: hours.period_keys(),
@@ -227,12 +230,12 @@ impl<'a> Users<'a> {
     }
 
     /// Fills the next page; empty when there is nobody left.
-    pub(crate) async fn next(&mut self, pool: &PgPool, size: usize, blank: &Page) -> Result<Page, Error> {
+    pub(crate) async fn next(&mut self, pool: &PgPool, blank: &Page) -> Result<Page, Error> {
         let mut page = blank.clone();
         if self.ahead.is_empty() && !self.exhausted {
             self.read(pool).await?;
         }
-        while page.user_ids.len() < size
+        while page.user_ids.len() < self.page
             && let Some((user_id, hour)) = self.ahead.pop_front()
         {
             page.frequencies.push(self.hours.frequencies[hour].clone());
@@ -253,6 +256,7 @@ impl<'a> Users<'a> {
     }
 
     async fn read(&mut self, pool: &PgPool) -> Result<(), Error> {
+        let limit = READ_AHEAD * self.page;
         let rows = sqlx::query!(
             r#"SELECT p.user_id AS "user_id!", w.n AS "n!"
                FROM unnest($2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::text[])
@@ -273,11 +277,11 @@ impl<'a> Users<'a> {
             self.cursor,
             self.until,
             self.audience.user_ids.as_deref() as _,
-            READ_AHEAD,
+            limit as i64,
         )
         .fetch_all(pool)
         .await?;
-        self.exhausted = (rows.len() as i64) < READ_AHEAD;
+        self.exhausted = rows.len() < limit;
         self.ahead = rows
             .into_iter()
             .map(|row| (row.user_id, row.n.unsigned_abs() as usize - 1))

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use futures::future::{Either, LocalBoxFuture, select};
+use futures::future::LocalBoxFuture;
 use futures::stream::FuturesUnordered;
 use jobs::{DigestFrequency, Id, SendDigests, Timestamp};
 use runtime::{Failure, Outcome, Run, continued, done};
@@ -14,8 +14,10 @@ use services::mail::{Dispatched, Options, Status};
 use crate::page::{Audience, Hours, Users};
 use crate::{Claim, Digest, Frequency, Page, settle};
 
-/// Pages that are being sent while the next one is claimed. More would only wait for the function's few connections.
-const SENDING: usize = 1;
+/// Pages that are claimed at the same time: the statement of one keeps no more than one core of the database busy.
+const CLAIMING: usize = 2;
+/// Pages that are claimed or sent at the same time; more would only wait for the function's few connections.
+const UNDER_WAY: usize = 3;
 /// Mails that are begun together take no longer than this, as far as the last ones tell.
 const STRETCH: Duration = Duration::from_secs(20);
 /// The statement of a page has committed by then, or something is wrong.
@@ -119,7 +121,7 @@ pub async fn send(digest: &Digest, message: SendDigests, run: &Run) -> Outcome {
         sender_domain: mailer.sender_domain().to_owned(),
         ..Page::default()
     };
-    let mut users = Users::new(digest.kind, &hours, &audience, message.cursor.as_ref());
+    let mut users = Users::new(digest.kind, &hours, &audience, message.cursor.as_ref(), settings.page);
     users.end_after(message.until.as_ref());
     let whole = message.cursor.is_none() && message.until.is_none() && message.user_ids.is_empty();
     let mut message = message;
@@ -129,18 +131,44 @@ pub async fn send(digest: &Digest, message: SendDigests, run: &Run) -> Outcome {
     }
 
     let pace = Cell::new(settings.page);
+    let (mut users, mut reading) = (Some(users), FuturesUnordered::new());
+    let mut claiming: FuturesUnordered<LocalBoxFuture<'_, Result<Vec<Claim>, Failure>>> = FuturesUnordered::new();
     let mut sending: FuturesUnordered<LocalBoxFuture<'_, Result<Sent, Failure>>> = FuturesUnordered::new();
+    let mut telling = FuturesUnordered::new();
     let (mut failure, mut finished, mut told) = (None, false, Instant::now());
-    while failure.is_none() && !finished && !run.must_stop() {
-        let claiming = Box::pin(claim(digest, run, &mut users, settings.page, &blank));
-        let claimed = meanwhile(claiming, &mut sending, &mut report, &mut failure).await;
-        match claimed {
-            Ok((0, _)) => finished = true,
-            Ok((considered, claims)) => {
-                report.considered += considered;
+    let mut cursor = message.cursor.clone();
+    loop {
+        let stopping = failure.is_some() || run.must_stop();
+        let room = claiming.len() < CLAIMING && claiming.len() + sending.len() < UNDER_WAY;
+        if room
+            && !stopping
+            && let Some(mut users) = users.take()
+        {
+            let (pool, blank) = (database.pool(), &blank);
+            reading.push(async move { (users.next(pool, blank).await, users) });
+        }
+        // Whatever happened: what is claimed is sent, and what is sent is written down. What needs a connection is polled here, and to
+        // its end: nobody would give back one that it was given, or waits for.
+        let event = tokio::select! {
+            Some((page, reader)) = reading.next() => match page {
+                Err(error) => Err(error.into()),
+                // Whoever goes on will read it again.
+                Ok(_) if failure.is_some() || run.must_stop() => Ok(()),
+                Ok(page) => {
+                    finished = page.user_ids.is_empty();
+                    if let Some(last) = page.user_ids.last() {
+                        users = Some(reader);
+                        cursor = last.parse().ok();
+                        report.considered += page.user_ids.len();
+                        claiming.push(Box::pin(claim(digest, run, page)));
+                    }
+                    Ok(())
+                }
+            },
+            Some(claimed) = claiming.next() => claimed.map(|claims| {
+                report.pages += 1;
                 report.claimed += claims.len();
                 report.empty += claims.iter().filter(|claim| claim.mail_id.is_none()).count();
-                report.pages += 1;
                 let (deliveries, mails): (Vec<_>, Vec<_>) = claims
                     .into_iter()
                     .filter_map(|claim| Some((claim.delivery_id, claim.mail_id?)))
@@ -148,26 +176,20 @@ pub async fn send(digest: &Digest, message: SendDigests, run: &Run) -> Outcome {
                 if !mails.is_empty() {
                     sending.push(Box::pin(send_page(run, deliveries, mails, at, &pace)));
                 }
-            }
-            Err(error) => failure = Some(error),
+            }),
+            Some(sent) = sending.next() => sent.map(|sent| report.count(sent)),
+            Some(told) = telling.next() => told,
+            else => break,
+        };
+        if let Err(error) = event {
+            failure.get_or_insert(error);
         }
-        while sending.len() > SENDING
-            && let Some(sent) = sending.next().await
-        {
-            take(sent, &mut report, &mut failure);
-        }
-        if told.elapsed() > PROGRESS {
+        if told.elapsed() > PROGRESS && telling.is_empty() {
             told = Instant::now();
-            if let Err(error) = run.progress(&report).await {
-                failure.get_or_insert(error);
-            }
+            telling.push(run.progress(report.clone()));
         }
     }
-    // Whatever happened: what is being sent is written down.
-    while let Some(sent) = sending.next().await {
-        take(sent, &mut report, &mut failure);
-    }
-    drop(sending);
+    drop((reading, claiming, sending, telling));
     report.duration_ms = begun.elapsed().as_millis();
     match failure {
         Some(failure) => Err(failure),
@@ -176,7 +198,7 @@ pub async fn send(digest: &Digest, message: SendDigests, run: &Run) -> Outcome {
             run.progress(&report).await?;
             continued(SendDigests {
                 as_of: Some(at),
-                cursor: users.cursor.and_then(|cursor| cursor.parse().ok()),
+                cursor,
                 ..message
             })
         }
@@ -228,19 +250,9 @@ async fn share_out(
     Ok(ends.into_iter().next())
 }
 
-/// Claims the next page: how many users it has, and the deliveries that are ours.
-async fn claim(
-    digest: &Digest,
-    run: &Run,
-    users: &mut Users<'_>,
-    size: usize,
-    blank: &Page,
-) -> Result<(usize, Vec<Claim>), Failure> {
+/// Claims a page: the deliveries that are ours.
+async fn claim(digest: &Digest, run: &Run, page: Page) -> Result<Vec<Claim>, Failure> {
     let pool = run.context().database().pool();
-    let page = users.next(pool, size, blank).await?;
-    if page.user_ids.is_empty() {
-        return Ok((0, Vec::new()));
-    }
     let mut again = true;
     loop {
         let claimed = tokio::time::timeout(PATIENCE, (digest.claim)(pool, &page)).await;
@@ -249,39 +261,7 @@ async fn claim(
             Err(sqlx::Error::Database(error)) if again && error.constraint() == Some("digest_items_pkey") => {
                 again = false
             }
-            claimed => return Ok((page.user_ids.len(), claimed.map_err(Error::from)?)),
-        }
-    }
-}
-
-/// Waits for a claim, and takes what was sent meanwhile.
-async fn meanwhile<T>(
-    mut claiming: LocalBoxFuture<'_, T>,
-    sending: &mut FuturesUnordered<LocalBoxFuture<'_, Result<Sent, Failure>>>,
-    report: &mut Report,
-    failure: &mut Option<Failure>,
-) -> T {
-    loop {
-        if sending.is_empty() {
-            return claiming.await;
-        }
-        match select(claiming, sending.next()).await {
-            Either::Left((claimed, _)) => return claimed,
-            Either::Right((sent, still_claiming)) => {
-                claiming = still_claiming;
-                if let Some(sent) = sent {
-                    take(sent, report, failure);
-                }
-            }
-        }
-    }
-}
-
-fn take(sent: Result<Sent, Failure>, report: &mut Report, failure: &mut Option<Failure>) {
-    match sent {
-        Ok(sent) => report.count(sent),
-        Err(error) => {
-            failure.get_or_insert(error);
+            claimed => return Ok(claimed.map_err(Error::from)?),
         }
     }
 }

@@ -200,6 +200,67 @@ async fn functions_that_work_on_one_slot_together_make_one_digest_a_user() {
 }
 
 #[tokio::test]
+async fn pages_get_on_with_the_only_connection_there_is() {
+    let world = World::new("pages_get_on_with_the_only_connection").await;
+    world.set("DIGEST_PAGE", "50");
+    world.set("DATABASE_POOL_SIZE", "1");
+    world
+        .execute(
+            "WITH crowd AS (INSERT INTO users (id, email, email_verified) SELECT 'u' || i, 'u' || i || '@example.test', now() FROM generate_series(1, 1100) i RETURNING id),
+                  preferences AS (INSERT INTO email_preferences (user_id, digest_frequency) SELECT id, 'DAILY' FROM crowd)
+             INSERT INTO notifications (user_id, type, title, message, email_state, created_at)
+             SELECT id, 'BLOG', 'A title', 'A text', 'DIGEST', '2025-10-20T08:00:00Z' FROM crowd",
+            &[],
+        )
+        .await;
+    tick(&world, MONDAY).await;
+    assert_eq!((world.mailbox.accepted(), world.mailbox.doubled()), (1100, 0));
+    let runs: Vec<_> = reports(&world)
+        .await
+        .iter()
+        .map(|report| report["pages"].as_i64())
+        .collect();
+    assert_eq!(runs, [Some(22)]);
+}
+
+#[tokio::test]
+async fn what_was_claimed_before_a_page_failed_is_sent_and_written_down() {
+    let world = World::new("what_was_claimed_before_a_page_failed").await;
+    world.set("DIGEST_PAGE", "50");
+    world.set("DATABASE_POOL_SIZE", "1");
+    world
+        .execute(
+            "WITH crowd AS (INSERT INTO users (id, email, email_verified) SELECT 'u' || i, 'u' || i || '@example.test', now() FROM generate_series(1001, 1600) i RETURNING id),
+                  preferences AS (INSERT INTO email_preferences (user_id, digest_frequency) SELECT id, 'DAILY' FROM crowd)
+             INSERT INTO notifications (user_id, type, title, message, email_state, created_at)
+             SELECT id, 'BLOG', 'A title', 'A text', 'DIGEST', '2025-10-20T08:00:00Z' FROM crowd",
+            &[],
+        )
+        .await;
+    world
+        .execute(
+            "ALTER TABLE digest_deliveries ADD CONSTRAINT spoiled CHECK (user_id <> 'u1475')",
+            &[],
+        )
+        .await;
+    tick(&world, MONDAY).await;
+    let unsent = "SELECT count(*) FROM email_messages WHERE status <> 'SENT'";
+    assert_eq!(world.count(unsent).await, 0);
+    assert!(
+        world
+            .count("SELECT count(*) FROM digest_deliveries WHERE status = 'SENT'")
+            .await
+            >= 450
+    );
+    world
+        .execute("ALTER TABLE digest_deliveries DROP CONSTRAINT spoiled", &[])
+        .await;
+    tick(&world, MONDAY).await;
+    assert_eq!((world.mailbox.accepted(), world.mailbox.doubled()), (600, 0));
+    assert_eq!(world.count(unsent).await, 0);
+}
+
+#[tokio::test]
 async fn a_run_that_has_no_time_left_goes_on_as_a_new_message() {
     let world = World::new("a_run_that_has_no_time_left").await;
     world.set("DIGEST_PAGE", "50");
