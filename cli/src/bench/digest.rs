@@ -17,7 +17,8 @@ const SLOT: &str = "2025-10-20T09:00:00Z";
 const PAGE: usize = 200;
 
 /// Subscribers to a daily digest with 15 unread notifications each, and for each ten of them one who wants mail at once and one who
-/// unsubscribed. Of each user's notifications three more must stay out: one is read, one too old, one was mailed.
+/// unsubscribed. Of each user's notifications three more must stay out: one is read, one too old, one was mailed. They lie in the order
+/// of time, as they came.
 const DATA: &str = "
     INSERT INTO users (id, email, name, email_verified)
     SELECT 'u' || i, 'user' || i || '@example.test', 'User ' || i, now() FROM generate_series(1, {users} + {users} / 5) i;
@@ -28,8 +29,9 @@ const DATA: &str = "
     SELECT 'n' || u || '-' || k, 'u' || u, (ARRAY['LICENSE', 'PAYOUT', 'ROYALTY', 'PROJECT', 'SYSTEM'])[1 + (u + k) % 5], 'Title ' || k,
            repeat('Some words to read. ', 8), '/n/' || u || '-' || k, CASE WHEN k = 17 THEN 'HIGH' ELSE (ARRAY['LOW', 'MEDIUM'])[1 + (u + k) % 2] END,
            k = 15, CASE WHEN k = 17 THEN 'SENT' ELSE 'DIGEST' END,
-           CASE WHEN k = 16 THEN '2025-10-18T12:00:00Z' ELSE '2025-10-20T08:30:00Z'::timestamptz - (k * 80 + u % 60) * interval '1 minute' END
-    FROM generate_series(1, {users} + {users} / 5) u, generate_series(0, 17) k;
+           CASE WHEN k = 16 THEN '2025-10-18T12:00:00Z' ELSE '2025-10-20T08:30:00Z'::timestamptz - (k * 80 + u % 60) * interval '1 minute' END AS created_at
+    FROM generate_series(1, {users} + {users} / 5) u, generate_series(0, 17) k
+    ORDER BY created_at;
     UPDATE email_sending_state SET max_send_rate = 100000, fetched_at = now();
     ANALYZE;";
 
