@@ -37,7 +37,7 @@ pub(crate) async fn run() -> Result<()> {
     let studio = Studio::new("bench-preview");
     large(&workspace, &workshop, &studio).await?;
     long(&workspace, &workshop, &studio).await?;
-    workshop.close()
+    Ok(())
 }
 
 /// The largest original that is taken: does it go through the function part by part, or through its memory?

@@ -66,7 +66,7 @@ pub(crate) async fn run() -> Result<()> {
         "{EVENTS} events, batches of 100, one function\n\n{}",
         enrich(&workspace, &workshop).await?
     );
-    workshop.close()
+    Ok(())
 }
 
 async fn roll_up(workspace: &Workspace, workshop: &Workshop) -> Result<String> {

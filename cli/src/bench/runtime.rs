@@ -29,7 +29,7 @@ pub(crate) async fn run() -> Result<()> {
         "{MESSAGES} messages that do nothing, through one function, ledger on\n\n{}",
         table::render(headings, &rows)
     );
-    workshop.close()
+    Ok(())
 }
 
 async fn measure(workspace: &Workspace, workshop: &Workshop, batch: usize) -> Result<[String; 6]> {

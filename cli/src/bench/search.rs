@@ -144,7 +144,7 @@ pub(crate) async fn run() -> Result<()> {
     );
     println!("statement on each of two connections, the single updates as one statement a hundred on one connection");
     queries(&pool).await?;
-    workshop.close()
+    Ok(())
 }
 
 async fn median(round: impl AsyncFn() -> Result<Figures>) -> Result<Figures> {

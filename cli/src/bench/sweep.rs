@@ -41,7 +41,7 @@ pub(crate) async fn run() -> Result<()> {
     let workshop = Workshop::open(&workspace)?;
     sweep(&workspace, &workshop).await?;
     watch(&workspace, &workshop).await?;
-    workshop.close()
+    Ok(())
 }
 
 async fn sweep(workspace: &Workspace, workshop: &Workshop) -> Result<()> {

@@ -45,7 +45,7 @@ pub(crate) fn binary(workspace: &Workspace, name: &str) -> PathBuf {
     target.join("release").join(name)
 }
 
-/// The benchmark's own server, started when it is not up; stopped with [`Workshop::close`].
+/// The benchmark's own server, started when it is not up, stopped when this is dropped.
 pub(crate) struct Workshop {
     cluster: Cluster,
     server: Server,
@@ -94,9 +94,13 @@ impl Workshop {
         let url = self.server.url(name);
         Ok((PgPool::connect(&url).await?, url))
     }
+}
 
-    pub(crate) fn close(self) -> Result<()> {
-        self.cluster.stop()
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        if let Err(error) = self.cluster.stop() {
+            eprintln!("the benchmark's PostgreSQL still runs: {error:#}");
+        }
     }
 }
 
