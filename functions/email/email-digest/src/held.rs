@@ -4,7 +4,6 @@ use jobs::Timestamp;
 use services::Error;
 use services::mail::templates;
 use sqlx::PgPool;
-use sqlx::types::Json;
 
 /// So many of a user and category are read; ten can become lines, and others may lead to the same place.
 const READ: i64 = 50;
@@ -54,7 +53,7 @@ pub async fn let_go(pool: &PgPool, at: Timestamp) -> Result<(), Error> {
 /// Reads the newest held mails of users and says them in brief. One that no template can say has failed for good.
 pub async fn briefs(pool: &PgPool, user_ids: &[String], at: Timestamp) -> sqlx::Result<Briefs> {
     let mails = sqlx::query!(
-        r#"SELECT id, template, coalesce(variables, '{}') AS "variables!: Json<serde_json::Value>"
+        r#"SELECT id, template, coalesce(variables, '{}')::text AS "variables!"
            FROM (SELECT m.*, row_number() OVER (PARTITION BY m.user_id, m.category ORDER BY m.created_at DESC, m.id) AS n
                  FROM email_messages m
                  WHERE m.user_id = ANY($1) AND m.status = 'HELD' AND m.created_at <= $2 AND m.expires_at > $2) m
@@ -68,7 +67,7 @@ pub async fn briefs(pool: &PgPool, user_ids: &[String], at: Timestamp) -> sqlx::
     let mut briefs = Briefs::default();
     let (mut broken, mut reasons) = (Vec::new(), Vec::new());
     for mail in mails {
-        match templates::brief(&mail.template, &mail.variables.0) {
+        match templates::brief(&mail.template, &mail.variables) {
             Ok(brief) => {
                 briefs.ids.push(mail.id);
                 briefs.titles.push(brief.title);

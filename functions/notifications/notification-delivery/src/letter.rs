@@ -34,8 +34,10 @@ pub fn compose(notification: &Notification) -> Letter {
     let text = |name: &str| notification.metadata.get(name).and_then(Value::as_str);
     let category = Category::of_notification(&notification.kind, text("category"));
     let special = special(notification).map(|key| (key, special_variables(notification)));
-    let fitting = special
-        .filter(|(key, variables)| variables.to_string().len() <= LARGEST && templates::check(key, variables).is_ok());
+    let fitting = special.filter(|(key, variables)| {
+        let variables = variables.to_string();
+        variables.len() <= LARGEST && templates::check(key, &variables).is_ok()
+    });
     let (key, variables) = fitting.unwrap_or_else(|| (GENERIC.to_owned(), generic_variables(notification)));
     let template = templates::find(&key)
         .or_else(|| templates::find(GENERIC))

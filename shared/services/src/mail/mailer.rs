@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use chrono::{Datelike, NaiveTime};
 use futures::{FutureExt, StreamExt};
-use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard, Semaphore};
 
 use super::breaker::{Breaker, FAULTS_IN_A_ROW, Permit, Report};
@@ -81,7 +80,8 @@ struct Mail {
     stream: Stream,
     category: Category,
     template: String,
-    variables: Value,
+    /// JSON, as the template reads it.
+    variables: String,
     campaign_id: Option<String>,
     /// Opens and clicks may be tracked.
     tracked: bool,
@@ -709,7 +709,7 @@ async fn load(
     quota: &Quota,
 ) -> Result<(Vec<Mail>, Vec<Transition>), Error> {
     let rows = sqlx::query!(
-        r#"SELECT m.id, m.dedup_key, m.user_id, m.to_email, m.stream, m.category, m.template, coalesce(m.variables, '{}') AS "variables!", m.priority,
+        r#"SELECT m.id, m.dedup_key, m.user_id, m.to_email, m.stream, m.category, m.template, coalesce(m.variables, '{}')::text AS "variables!", m.priority,
                   m.campaign_id, m.attempts, m.expires_at,
                   r.user_id IS NOT NULL AS "known!", coalesce(r.active, false) AS "active!", coalesce(r.verified, false) AS "verified!",
                   coalesce(r.unsubscribed, false) AS "unsubscribed!", coalesce(m.category = ANY(r.categories_off), false) AS "category_off!",

@@ -112,13 +112,13 @@ pub struct Template {
     pub user_initiated: bool,
     /// Also sent to inactive and deleted users.
     pub allowed_for_inactive: bool,
-    check: fn(&'static str, &Value) -> Result<(), TemplateError>,
+    check: fn(&'static str, &str) -> Result<(), TemplateError>,
     brief: Option<Briefing>,
-    render: fn(&'static str, &Value, &Layout<'_>) -> Result<Rendered, TemplateError>,
+    render: fn(&'static str, &str, &Layout<'_>) -> Result<Rendered, TemplateError>,
 }
 
 /// Says in brief what a mail says.
-type Briefing = fn(&'static str, &Value) -> Result<Brief, TemplateError>;
+type Briefing = fn(&'static str, &str) -> Result<Brief, TemplateError>;
 
 /// Every template, by stream.
 #[rustfmt::skip]
@@ -172,23 +172,23 @@ pub fn all() -> impl Iterator<Item = &'static Template> {
     TEMPLATES.iter()
 }
 
-/// Whether the variables suffice for the template, so that a producer can choose a plainer one before it queues the
-/// mail.
+/// Whether the variables, a JSON object, suffice for the template, so that a producer can choose a plainer one before it
+/// queues the mail.
 ///
 /// # Errors
 ///
 /// [`TemplateError::Unknown`], [`TemplateError::MissingVariable`].
-pub fn check(key: &str, variables: &Value) -> Result<(), TemplateError> {
+pub fn check(key: &str, variables: &str) -> Result<(), TemplateError> {
     let template = find(key).ok_or_else(|| TemplateError::Unknown(key.to_owned()))?;
     (template.check)(template.key, variables)
 }
 
-/// Renders the mail.
+/// Renders the mail from its variables, a JSON object as text: read into the template's own types, without a tree of it.
 ///
 /// # Errors
 ///
 /// Every [`TemplateError`]; all are permanent.
-pub fn render(key: &str, variables: &Value, layout: &Layout<'_>) -> Result<Rendered, TemplateError> {
+pub fn render(key: &str, variables: &str, layout: &Layout<'_>) -> Result<Rendered, TemplateError> {
     let template = find(key).ok_or_else(|| TemplateError::Unknown(key.to_owned()))?;
     (template.render)(template.key, variables, layout)
 }
@@ -198,7 +198,7 @@ pub fn render(key: &str, variables: &Value, layout: &Layout<'_>) -> Result<Rende
 /// # Errors
 ///
 /// [`TemplateError::Unknown`], also for a template that no digest can carry; [`TemplateError::MissingVariable`].
-pub fn brief(key: &str, variables: &Value) -> Result<Brief, TemplateError> {
+pub fn brief(key: &str, variables: &str) -> Result<Brief, TemplateError> {
     let unknown = || TemplateError::Unknown(key.to_owned());
     let template = find(key).ok_or_else(unknown)?;
     (template.brief.ok_or_else(unknown)?)(template.key, variables)
@@ -278,7 +278,7 @@ trait InBrief: Mail {
     fn in_brief(&self) -> Brief;
 }
 
-fn brief_as<M: InBrief>(template: &'static str, variables: &Value) -> Result<Brief, TemplateError> {
+fn brief_as<M: InBrief>(template: &'static str, variables: &str) -> Result<Brief, TemplateError> {
     let brief = parse::<M>(template, variables)?.in_brief();
     Ok(Brief {
         title: line::cut(line::one_line(&brief.title), MAX_TITLE_CHARS),
@@ -349,8 +349,8 @@ fn compose<M, S: Into<String>>(mail: &M, layout: &Layout<'_>, subject: impl FnOn
     subject(mail, layout).into()
 }
 
-fn parse<M: Mail>(template: &'static str, variables: &Value) -> Result<M, TemplateError> {
-    M::deserialize(variables).map_err(|_| TemplateError::MissingVariable {
+fn parse<M: Mail>(template: &'static str, variables: &str) -> Result<M, TemplateError> {
+    serde_json::from_str(variables).map_err(|_| TemplateError::MissingVariable {
         template,
         detail: complaint::<M>(variables),
     })
@@ -358,8 +358,9 @@ fn parse<M: Mail>(template: &'static str, variables: &Value) -> Result<M, Templa
 
 /// Reads the variables once more, now keeping the path: only a failure pays for it. What serde says of a wrong type
 /// quotes the value, so only its place is told.
-fn complaint<M: Mail>(variables: &Value) -> String {
-    let Err(error) = serde_path_to_error::deserialize::<_, M>(variables) else {
+fn complaint<M: Mail>(variables: &str) -> String {
+    let variables: Value = serde_json::from_str(variables).unwrap_or_default();
+    let Err(error) = serde_path_to_error::deserialize::<_, M>(&variables) else {
         return String::new();
     };
     let (path, inner) = (error.path().to_string(), error.inner().to_string());
@@ -370,11 +371,7 @@ fn complaint<M: Mail>(variables: &Value) -> String {
     }
 }
 
-fn render_as<M: Mail>(
-    template: &'static str,
-    variables: &Value,
-    layout: &Layout<'_>,
-) -> Result<Rendered, TemplateError> {
+fn render_as<M: Mail>(template: &'static str, variables: &str, layout: &Layout<'_>) -> Result<Rendered, TemplateError> {
     let failed = |source| TemplateError::Render { template, source };
     let mail: M = parse(template, variables)?;
 
@@ -444,6 +441,18 @@ mod tests {
             year: 2025,
             unsubscribe_url: Some("https://app.yesgoddess.com/api/email/unsubscribe/e30.c2ln"),
         }
+    }
+
+    fn check(key: &str, variables: &Value) -> Result<(), TemplateError> {
+        super::check(key, &variables.to_string())
+    }
+
+    fn render(key: &str, variables: &Value, layout: &Layout<'_>) -> Result<Rendered, TemplateError> {
+        super::render(key, &variables.to_string(), layout)
+    }
+
+    fn brief(key: &str, variables: &Value) -> Result<Brief, TemplateError> {
+        super::brief(key, &variables.to_string())
     }
 
     fn rendered(key: &str, variables: &Value) -> Rendered {
