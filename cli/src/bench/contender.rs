@@ -219,18 +219,16 @@ async fn work_notifications(pool: &PgPool) -> Result<()> {
 
 async fn work(pool: &PgPool, job: &str, batch: usize) -> Result<Line> {
     let begun = Instant::now();
-    let mut environment = vec![
+    // A digest's workload has as many in flight as a page has users.
+    let in_flight = number("CONCURRENCY", number("PAGE", 10));
+    let environment = [
         ("DATABASE_URL", variable("DATABASE_URL")?),
         (
             "AWS_ENDPOINT_URL_SESV2",
             std::env::var("AWS_ENDPOINT_URL_SESV2").unwrap_or_default(),
         ),
-        ("EMAIL_MAX_IN_FLIGHT", number("CONCURRENCY", 10).to_string()),
+        ("EMAIL_MAX_IN_FLIGHT", in_flight.to_string()),
     ];
-    // The next page is claimed while two are being sent.
-    if job == "notification-digest" {
-        environment.push(("DATABASE_POOL_SIZE", "3".to_owned()));
-    }
     let line = Line::start(&Workspace::current(), job, Feed { batch, instances: 1 }, &environment).await?;
     let path = file()?;
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;

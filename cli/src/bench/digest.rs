@@ -75,7 +75,6 @@ async fn round(workspace: &Workspace, workshop: &Workshop, users: usize, in_flig
     mailbox.account(|account| account.max_send_rate = 100_000.0);
     let environment = [
         ("DATABASE_URL", url),
-        ("DATABASE_POOL_SIZE", "3".to_owned()),
         ("AWS_ENDPOINT_URL_SESV2", mailbox.address().to_owned()),
         ("EMAIL_MAX_IN_FLIGHT", in_flight.to_string()),
     ];

@@ -90,6 +90,8 @@ const fn digest(path: &'static str) -> Job<SendDigests> {
         .timeout(minutes(15))
         .minimum(minutes(3))
         .memory(mb(512))
+        // Two for the pages, of which two are claimed at a time.
+        .connections(3)
         .uses(&[Database, Mail])
         .schedules(EVERY_QUARTER_HOUR)
         .load(1, secs(60))
