@@ -1,5 +1,6 @@
 //! Mails that end otherwise than sent, large slots, and several functions at once.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,6 +12,21 @@ const AT: &str = "2025-10-20T08:00:00Z";
 
 async fn dispatch(world: &World, slot: &str) {
     world.deliver(DISPATCH, [json!({ "asOf": slot })]).await;
+}
+
+/// Users `u1`, `u2` and so on who want a daily digest, with one notification for Monday's.
+async fn crowd(world: &World, numbers: RangeInclusive<i64>) {
+    let insert = "WITH crowd AS (INSERT INTO users (id, email, email_verified)
+                                 SELECT 'u' || i, 'u' || i || '@example.test', now() FROM generate_series($1::bigint, $2::bigint) i RETURNING id),
+                       preferences AS (INSERT INTO email_preferences (user_id, digest_frequency) SELECT id, 'DAILY' FROM crowd)
+                  INSERT INTO notifications (user_id, type, title, message, email_state, created_at)
+                  SELECT id, 'BLOG', 'A title', 'A text', 'DIGEST', '2025-10-20T08:00:00Z' FROM crowd";
+    sqlx::query(insert)
+        .bind(numbers.start())
+        .bind(numbers.end())
+        .execute(&world.db)
+        .await
+        .expect("a crowd");
 }
 
 #[tokio::test]
@@ -174,15 +190,7 @@ async fn functions_that_work_on_one_slot_together_make_one_digest_a_user() {
     let world = World::new("functions_that_work_on_one_slot").await;
     world.scale(JOB, 3);
     world.set("DIGEST_PAGE", "50");
-    world
-        .execute(
-            "WITH crowd AS (INSERT INTO users (id, email, email_verified) SELECT 'u' || i, 'u' || i || '@example.test', now() FROM generate_series(1, 160) i RETURNING id),
-                  preferences AS (INSERT INTO email_preferences (user_id, digest_frequency) SELECT id, 'DAILY' FROM crowd)
-             INSERT INTO notifications (user_id, type, title, message, email_state, created_at)
-             SELECT id, 'BLOG', 'A title', 'A text', 'DIGEST', '2025-10-20T08:00:00Z' FROM crowd",
-            &[],
-        )
-        .await;
+    crowd(&world, 1..=160).await;
     let user_ids: Vec<_> = (1..=40).map(|n| format!("u{n}")).collect();
     let slot = json!({ "frequency": "ALL", "asOf": MONDAY });
     let forced = json!({ "frequency": "ALL", "asOf": MONDAY, "userIds": user_ids, "force": true, "triggerId": "t" });
@@ -204,15 +212,7 @@ async fn pages_get_on_with_the_only_connection_there_is() {
     let world = World::new("pages_get_on_with_the_only_connection").await;
     world.set("DIGEST_PAGE", "50");
     world.set("DATABASE_POOL_SIZE", "1");
-    world
-        .execute(
-            "WITH crowd AS (INSERT INTO users (id, email, email_verified) SELECT 'u' || i, 'u' || i || '@example.test', now() FROM generate_series(1, 1100) i RETURNING id),
-                  preferences AS (INSERT INTO email_preferences (user_id, digest_frequency) SELECT id, 'DAILY' FROM crowd)
-             INSERT INTO notifications (user_id, type, title, message, email_state, created_at)
-             SELECT id, 'BLOG', 'A title', 'A text', 'DIGEST', '2025-10-20T08:00:00Z' FROM crowd",
-            &[],
-        )
-        .await;
+    crowd(&world, 1..=1100).await;
     tick(&world, MONDAY).await;
     assert_eq!((world.mailbox.accepted(), world.mailbox.doubled()), (1100, 0));
     let runs: Vec<_> = reports(&world)
@@ -228,15 +228,7 @@ async fn what_was_claimed_before_a_page_failed_is_sent_and_written_down() {
     let world = World::new("what_was_claimed_before_a_page_failed").await;
     world.set("DIGEST_PAGE", "50");
     world.set("DATABASE_POOL_SIZE", "1");
-    world
-        .execute(
-            "WITH crowd AS (INSERT INTO users (id, email, email_verified) SELECT 'u' || i, 'u' || i || '@example.test', now() FROM generate_series(1001, 1600) i RETURNING id),
-                  preferences AS (INSERT INTO email_preferences (user_id, digest_frequency) SELECT id, 'DAILY' FROM crowd)
-             INSERT INTO notifications (user_id, type, title, message, email_state, created_at)
-             SELECT id, 'BLOG', 'A title', 'A text', 'DIGEST', '2025-10-20T08:00:00Z' FROM crowd",
-            &[],
-        )
-        .await;
+    crowd(&world, 1001..=1600).await;
     world
         .execute(
             "ALTER TABLE digest_deliveries ADD CONSTRAINT spoiled CHECK (user_id <> 'u1475')",
@@ -269,15 +261,7 @@ async fn a_run_that_has_no_time_left_goes_on_as_a_new_message() {
     let mut job = testkit::world::Job::of_catalog(JOB);
     job.timeout = Duration::from_secs(182);
     world.define(JOB, job);
-    world
-        .execute(
-            "WITH crowd AS (INSERT INTO users (id, email, email_verified) SELECT 'u' || i, 'u' || i || '@example.test', now() FROM generate_series(1, 600) i RETURNING id),
-                  preferences AS (INSERT INTO email_preferences (user_id, digest_frequency) SELECT id, 'DAILY' FROM crowd)
-             INSERT INTO notifications (user_id, type, title, message, email_state, created_at)
-             SELECT id, 'BLOG', 'A title', 'A text', 'DIGEST', '2025-10-20T08:00:00Z' FROM crowd",
-            &[],
-        )
-        .await;
+    crowd(&world, 1..=600).await;
     tick(&world, MONDAY).await;
     dispatch(&world, MONDAY).await;
     assert_eq!((world.mailbox.accepted(), world.mailbox.doubled()), (600, 0));
