@@ -97,6 +97,13 @@ async fn round(workspace: &Workspace, workshop: &Workshop, users: usize, in_flig
     let begun = Instant::now();
     sqlx::raw_sql(of_users(ROWS)).execute(&pool).await?;
     let rows = begun.elapsed();
+    let items: i64 = sqlx::query_scalar("SELECT count(*) FROM digest_items")
+        .fetch_one(&pool)
+        .await?;
+    ensure!(
+        items == 15 * i64::try_from(users)?,
+        "the plain statements wrote {items} items"
+    );
     pool.close().await;
     let (pool, url) = workshop.copy("bench_digest", "bench_digest_round").await?;
     let mailbox = Mailbox::start().await?;
