@@ -122,15 +122,18 @@ pub(crate) async fn run(step: Step, workload: &str) -> Result<()> {
         (Step::Enqueue, "d") => enqueue_metrics(&pool).await,
         (Step::Work, "a" | "a50") => work_notifications(&pool).await,
         (Step::Work, "b1" | "b2") => work_digests(&pool).await,
-        (Step::Work, "noop" | "noop100") => work(&pool, "fixture", number("CONCURRENCY", 10)).await.map(drop),
-        (Step::Work, "c") => work(&pool, "search-index-reindex", 1).await.map(drop),
+        (Step::Work, "noop" | "noop100") => {
+            // Two functions: while one is at its own work, the database is at that of the other.
+            work(&pool, "fixture", Feed::new(2, number("CONCURRENCY", 10) / 2)).await
+        }
+        (Step::Work, "c") => work(&pool, "search-index-reindex", Feed::ONE).await,
         (Step::Work, "c2") => {
-            drop(work(&pool, "search-index-update", 100).await?);
+            work(&pool, "search-index-update", Feed::new(1, 100)).await?;
             sqlx::raw_sql(SHOW_HANDLED_ASSETS).execute(&pool).await?;
             Ok(())
         }
         (Step::Work, "d") => {
-            drop(work(&pool, "metrics-aggregation", 1).await?);
+            work(&pool, "metrics-aggregation", Feed::ONE).await?;
             sqlx::raw_sql(NAME_METRICS).execute(&pool).await?;
             Ok(())
         }
@@ -167,7 +170,7 @@ async fn enqueue_digests(pool: &PgPool) -> Result<()> {
 }
 
 async fn work_digests(pool: &PgPool) -> Result<()> {
-    drop(work(pool, "notification-digest", 1).await?);
+    work(pool, "notification-digest", Feed::ONE).await?;
     settle(pool).await?;
     sqlx::raw_sql(TELL_DIGESTS).execute(pool).await?;
     Ok(())
@@ -211,13 +214,13 @@ fn append(bodies: impl Iterator<Item = String>) -> Result<()> {
 
 async fn work_notifications(pool: &PgPool) -> Result<()> {
     let in_flight = number("CONCURRENCY", 10);
-    // One function whose batches are larger than what it has in flight: the mails never wait for the database.
-    let line = work(pool, "notification-delivery", 10 * in_flight).await?;
-    drop(line);
+    // Batches are larger than what is in flight, and one function mails while the other claims and decides.
+    let feed = Feed::new(2, 5 * in_flight);
+    work(pool, "notification-delivery", feed).await?;
     settle(pool).await
 }
 
-async fn work(pool: &PgPool, job: &str, batch: usize) -> Result<Line> {
+async fn work(pool: &PgPool, job: &str, feed: Feed) -> Result<()> {
     let begun = Instant::now();
     // A digest's workload has as many in flight as a page has users.
     let in_flight = number("CONCURRENCY", number("PAGE", 10));
@@ -227,9 +230,9 @@ async fn work(pool: &PgPool, job: &str, batch: usize) -> Result<Line> {
             "AWS_ENDPOINT_URL_SESV2",
             std::env::var("AWS_ENDPOINT_URL_SESV2").unwrap_or_default(),
         ),
-        ("EMAIL_MAX_IN_FLIGHT", in_flight.to_string()),
+        ("EMAIL_MAX_IN_FLIGHT", (in_flight / feed.instances).to_string()),
     ];
-    let line = Line::start(&Workspace::current(), job, Feed { batch, instances: 1 }, &environment).await?;
+    let line = Line::start(&Workspace::current(), job, feed, &environment).await?;
     let path = file()?;
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     for (n, body) in text.lines().enumerate() {
@@ -249,7 +252,7 @@ async fn work(pool: &PgPool, job: &str, batch: usize) -> Result<Line> {
         "{}",
         json!({"jobs": jobs, "busy_s": begun.elapsed().as_secs_f64(), "dead": line.dead_letters()})
     );
-    Ok(line)
+    Ok(())
 }
 
 /// What the provider did not take waits in the ledger for `email-dispatch`, whose schedule this stands in for.
@@ -266,13 +269,7 @@ async fn settle(pool: &PgPool) -> Result<()> {
                     ("DATABASE_URL", variable("DATABASE_URL")?),
                     ("AWS_ENDPOINT_URL_SESV2", variable("AWS_ENDPOINT_URL_SESV2")?),
                 ];
-                Line::start(
-                    &Workspace::current(),
-                    "email-dispatch",
-                    Feed { batch: 1, instances: 1 },
-                    &environment,
-                )
-                .await?
+                Line::start(&Workspace::current(), "email-dispatch", Feed::ONE, &environment).await?
             }
         };
         line.send("{}".to_owned(), None);

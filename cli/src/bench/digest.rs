@@ -115,8 +115,7 @@ async fn round(workspace: &Workspace, workshop: &Workshop, users: usize, in_flig
         ("AWS_ENDPOINT_URL_SESV2", mailbox.address().to_owned()),
         ("EMAIL_MAX_IN_FLIGHT", in_flight.to_string()),
     ];
-    let feed = Feed { batch: 1, instances: 1 };
-    let line = Line::start(workspace, "notification-digest", feed, &environment).await?;
+    let line = Line::start(workspace, "notification-digest", Feed::ONE, &environment).await?;
     line.send(json!({"frequency": "ALL", "asOf": SLOT}).to_string(), None);
     reset_statements(&pool).await?;
     let before = cpu_seconds(&line.lambda.pids());

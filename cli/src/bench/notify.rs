@@ -45,36 +45,15 @@ pub(crate) async fn run() -> Result<()> {
     ];
     let mut rows = Vec::new();
     for (in_flight, feed) in [
-        (
-            10,
-            Feed {
-                batch: 100,
-                instances: 1,
-            },
-        ),
+        (10, Feed::new(1, 100)),
+        // Larger batches: between two of them, no mail is on its way.
+        (10, Feed::new(1, 250)),
         // What one function claims and decides, the other one mails meanwhile.
-        (
-            10,
-            Feed {
-                batch: 100,
-                instances: 2,
-            },
-        ),
-        (
-            50,
-            Feed {
-                batch: 500,
-                instances: 1,
-            },
-        ),
+        (10, Feed::new(2, 100)),
+        (50, Feed::new(1, 500)),
+        (50, Feed::new(2, 250)),
         // What the catalog declares: each of ten functions sends the mails of its batch at once.
-        (
-            100,
-            Feed {
-                batch: 10,
-                instances: 10,
-            },
-        ),
+        (100, Feed::new(10, 10)),
     ] {
         rows.push(round(&workspace, &workshop, in_flight, feed).await?);
     }
@@ -114,7 +93,7 @@ async fn round(workspace: &Workspace, workshop: &Workshop, in_flight: usize, fee
     let limit = limit::mails(mailbox.address(), mails, in_flight).await?;
     Ok([
         in_flight.to_string(),
-        format!("{} × {}", feed.instances, feed.batch),
+        feed.to_string(),
         mails.to_string(),
         format!("{:.2}", wall.as_secs_f64()),
         format!("{:.2}", limit.as_secs_f64()),

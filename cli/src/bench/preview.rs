@@ -140,7 +140,7 @@ impl World {
             ("FFMPEG_BIN", tool("ffmpeg")),
             ("FFPROBE_BIN", tool("ffprobe")),
         ];
-        let line = Line::start(workspace, JOB, Feed { batch: 1, instances: 1 }, &environment).await?;
+        let line = Line::start(workspace, JOB, Feed::ONE, &environment).await?;
         Ok(Self { line, pool, storage })
     }
 

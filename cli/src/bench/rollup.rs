@@ -84,8 +84,7 @@ async fn roll_up(workspace: &Workspace, workshop: &Workshop) -> Result<String> {
         let expected = sums(&pool).await?;
         pool.close().await;
         let (pool, url) = workshop.copy("bench_rollup", "bench_rollup_round").await?;
-        let feed = Feed { batch: 1, instances: 1 };
-        let line = Line::start(workspace, "metrics-aggregation", feed, &[("DATABASE_URL", url)]).await?;
+        let line = Line::start(workspace, "metrics-aggregation", Feed::ONE, &[("DATABASE_URL", url)]).await?;
         let mut walls = [Duration::ZERO; 2];
         for wall in &mut walls {
             line.send(json!({"jobType": "weekly", "periodStart": WEEK}).to_string(), None);
@@ -135,10 +134,7 @@ async fn enrich(workspace: &Workspace, workshop: &Workshop) -> Result<String> {
     let (pool, url) = workshop.database("bench_enrich").await?;
     sqlx::raw_sql(VISITS).execute(&pool).await?;
     sqlx::raw_sql("VACUUM ANALYZE").execute(&pool).await?;
-    let feed = Feed {
-        batch: 100,
-        instances: 1,
-    };
+    let feed = Feed::new(1, 100);
     let line = Line::start(workspace, "analytics-enrich-event", feed, &[("DATABASE_URL", url)]).await?;
     for n in 1..=EVENTS {
         line.send(json!({"eventId": format!("evt_{n}")}).to_string(), None);

@@ -166,7 +166,7 @@ async fn reindex(workspace: &Workspace, pool: &PgPool, url: &str) -> Result<Figu
         Ok(())
     })
     .await?;
-    let line = start(workspace, "search-index-reindex", url, Feed { batch: 1, instances: 1 }).await?;
+    let line = start(workspace, "search-index-reindex", url, Feed::ONE).await?;
     spoil(pool).await?;
     line.send(json!({"entityType": "asset", "batchSize": 100}).to_string(), None);
     finish(pool, &line, "100,000 assets reindexed, pages of 100", limit, limit_wal).await
@@ -185,7 +185,7 @@ async fn single(
         Ok(())
     })
     .await?;
-    let line = start(workspace, "search-index-update", url, Feed { batch: 100, instances }).await?;
+    let line = start(workspace, "search-index-update", url, Feed::new(instances, 100)).await?;
     spoil(pool).await?;
     let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM bench_queued ORDER BY n")
         .fetch_all(pool)

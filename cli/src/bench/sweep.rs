@@ -59,13 +59,7 @@ async fn sweep(workspace: &Workspace, workshop: &Workshop) -> Result<()> {
     );
 
     prepare(&pool, KEYS, "idempotency_keys").await?;
-    let line = Line::start(
-        workspace,
-        "idempotency-cleanup",
-        Feed { batch: 1, instances: 1 },
-        &[("DATABASE_URL", url)],
-    )
-    .await?;
+    let line = Line::start(workspace, "idempotency-cleanup", Feed::ONE, &[("DATABASE_URL", url)]).await?;
     reset_statements(&pool).await?;
     line.send(json!({ "pages": PAGES }).to_string(), None);
     let wall = line.drain().await;
@@ -107,13 +101,7 @@ async fn watch(workspace: &Workspace, workshop: &Workshop) -> Result<()> {
         sqlx::query_scalar("SELECT count(*) FROM audit_events WHERE timestamp > now() - interval '30 minutes'")
             .fetch_one(&pool)
             .await?;
-    let line = Line::start(
-        workspace,
-        "failed-login-monitor",
-        Feed { batch: 1, instances: 1 },
-        &[("DATABASE_URL", url)],
-    )
-    .await?;
+    let line = Line::start(workspace, "failed-login-monitor", Feed::ONE, &[("DATABASE_URL", url)]).await?;
     reset_statements(&pool).await?;
     line.send("{}".to_owned(), None);
     let wall: Duration = line.drain().await;

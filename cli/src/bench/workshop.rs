@@ -1,5 +1,6 @@
 //! What a benchmark runs on: release binaries, a PostgreSQL of its own, queues in memory.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -125,8 +126,23 @@ pub(crate) struct Line {
 /// How the event source feeds a function.
 #[derive(Clone, Copy)]
 pub(crate) struct Feed {
-    pub(crate) batch: usize,
     pub(crate) instances: usize,
+    pub(crate) batch: usize,
+}
+
+impl Feed {
+    /// A message at a time.
+    pub(crate) const ONE: Self = Self::new(1, 1);
+
+    pub(crate) const fn new(instances: usize, batch: usize) -> Self {
+        Self { instances, batch }
+    }
+}
+
+impl fmt::Display for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} × {}", self.instances, self.batch)
+    }
 }
 
 impl Line {
