@@ -252,6 +252,8 @@ async fn work(pool: &PgPool, job: &str, feed: Feed) -> Result<()> {
         "{}",
         json!({"jobs": jobs, "busy_s": begun.elapsed().as_secs_f64(), "dead": line.dead_letters()})
     );
+    // The harness counts the CPU of processes whose end was waited for.
+    line.lambda.kill().await;
     Ok(())
 }
 
