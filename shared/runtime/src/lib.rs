@@ -34,6 +34,9 @@
 //! with them: what a database crash can take back is the last instant of bookkeeping, and the message behind it is either still in
 //! its queue or was handled.
 
+#[cfg(panic = "abort")]
+compile_error!("a panic must fail one message, not its batch: build with `panic = \"unwind\"`");
+
 mod batch;
 mod context;
 mod endpoint;
