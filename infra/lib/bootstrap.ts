@@ -16,6 +16,6 @@ export function requireBootstraps(settings: Settings, catalog: Catalog): void {
   const architecture = settings.architecture === Architecture.ARM_64 ? '--arm64' : '--x86-64';
   throw new Error(
     `no bootstrap.zip in ${settings.assets} for ${missing.map(({ name }) => name).join(', ')}\n` +
-      `build it: cargo lambda build --release ${architecture} --output-format zip`,
+      `build it: cargo lambda build --profile deploy ${architecture} --output-format zip`,
   );
 }

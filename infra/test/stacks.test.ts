@@ -340,7 +340,7 @@ test('what is missing is named at once', () => {
 test('code that is not built is named with the command that builds it', () => {
   assert.throws(
     () => deployment('aws', { context: { assets: '/nowhere' } }),
-    /no bootstrap\.zip in \/nowhere for notification-delivery, .*\nbuild it: cargo lambda build --release --arm64 --output-format zip/,
+    /no bootstrap\.zip in \/nowhere for notification-delivery, .*\nbuild it: cargo lambda build --profile deploy --arm64 --output-format zip/,
   );
   assert.throws(() => deployment('aws', { context: { assets: '/nowhere', architecture: 'x86_64' } }), /--x86-64/);
 });

@@ -4,15 +4,12 @@ use anyhow::{Context, Result};
 use testkit::lambda::{Function, Lambda, Logs};
 
 use super::measure::mib;
-use super::workshop::{binary, build};
-use crate::environment::Workspace;
+use super::workshop::Programs;
 use crate::table;
 
 const STARTS: usize = 15;
 
-pub(crate) async fn run() -> Result<()> {
-    let workspace = Workspace::current();
-    build(&workspace).await?;
+pub(crate) async fn run(programs: &Programs) -> Result<()> {
     let headings = [
         "function",
         "start ms (median)",
@@ -25,12 +22,12 @@ pub(crate) async fn run() -> Result<()> {
     // Taken in turns, so that both meet the same machine.
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..STARTS {
-        bare.push(start(&workspace, "bare").await?);
-        ours.push(start(&workspace, "notification-delivery").await?);
+        bare.push(start(programs, "bare").await?);
+        ours.push(start(programs, "notification-delivery").await?);
     }
     let (bare, ours) = (median(bare), median(ours));
     for (name, (took, resident)) in [("bare", bare), ("notification-delivery", ours)] {
-        let size = std::fs::metadata(binary(&workspace, name))?.len();
+        let size = std::fs::metadata(programs.path(name))?.len();
         rows.push([
             name.to_owned(),
             format!("{:.1}", took.as_secs_f64() * 1e3),
@@ -47,7 +44,7 @@ pub(crate) async fn run() -> Result<()> {
     Ok(())
 }
 
-async fn start(workspace: &Workspace, name: &str) -> Result<(Duration, u64)> {
+async fn start(programs: &Programs, name: &str) -> Result<(Duration, u64)> {
     let environment = [
         ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"),
         ("QUEUE_URL_PREFIX", "http://127.0.0.1:1/000000000000/yg-"),
@@ -60,7 +57,7 @@ async fn start(workspace: &Workspace, name: &str) -> Result<(Duration, u64)> {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let lambda = Lambda::start(
-        Function::new(binary(workspace, name))
+        Function::new(programs.path(name))
             .named(name)
             .envs(environment)
             .logs(Logs::Discard),

@@ -9,8 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::workshop::{Feed, Line, migrate};
-use crate::environment::Workspace;
+use super::workshop::{Feed, Line, Programs, migrate};
 
 /// What to do.
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -232,7 +231,7 @@ async fn work(pool: &PgPool, job: &str, feed: Feed) -> Result<()> {
         ),
         ("EMAIL_MAX_IN_FLIGHT", (in_flight / feed.instances).to_string()),
     ];
-    let line = Line::start(&Workspace::current(), job, feed, &environment).await?;
+    let line = Line::start(&Programs::beside_this()?, job, feed, &environment).await?;
     let path = file()?;
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     for (n, body) in text.lines().enumerate() {
@@ -271,7 +270,7 @@ async fn settle(pool: &PgPool) -> Result<()> {
                     ("DATABASE_URL", variable("DATABASE_URL")?),
                     ("AWS_ENDPOINT_URL_SESV2", variable("AWS_ENDPOINT_URL_SESV2")?),
                 ];
-                Line::start(&Workspace::current(), "email-dispatch", Feed::ONE, &environment).await?
+                Line::start(&Programs::beside_this()?, "email-dispatch", Feed::ONE, &environment).await?
             }
         };
         line.send("{}".to_owned(), None);

@@ -7,8 +7,7 @@ use testkit::Mailbox;
 
 use super::limit;
 use super::measure::{cpu_seconds, mib, reset_statements};
-use super::workshop::{Feed, Line, Workshop, build};
-use crate::environment::Workspace;
+use super::workshop::{Feed, Line, Programs, Workshop};
 use crate::table;
 
 const LATENCY: Duration = Duration::from_millis(20);
@@ -56,10 +55,8 @@ const ROWS: &str = "
     INSERT INTO digest_states (user_id, kind, last_sent_at, last_window_end, last_period_key)
     SELECT user_id, kind, now(), now(), period_key FROM digest_deliveries;";
 
-pub(crate) async fn run() -> Result<()> {
-    let workspace = Workspace::current();
-    build(&workspace).await?;
-    let workshop = Workshop::open(&workspace)?;
+pub(crate) async fn run(programs: &Programs) -> Result<()> {
+    let workshop = Workshop::open()?;
     let headings = [
         "users",
         "in flight",
@@ -76,7 +73,7 @@ pub(crate) async fn run() -> Result<()> {
     ];
     let mut rows = Vec::new();
     for (users, in_flight) in [(1_245, 50), (20_000, 50), (20_000, 200)] {
-        rows.push(round(&workspace, &workshop, users, in_flight).await?);
+        rows.push(round(programs, &workshop, users, in_flight).await?);
     }
     println!(
         "daily digests of 15 notifications, SES answering after {LATENCY:?}\n\n{}",
@@ -88,7 +85,7 @@ pub(crate) async fn run() -> Result<()> {
     Ok(())
 }
 
-async fn round(workspace: &Workspace, workshop: &Workshop, users: usize, in_flight: usize) -> Result<[String; 12]> {
+async fn round(programs: &Programs, workshop: &Workshop, users: usize, in_flight: usize) -> Result<[String; 12]> {
     let of_users = |sql: &str| sqlx::AssertSqlSafe(sql.replace("{users}", &users.to_string()));
     let (pool, _) = workshop.database("bench_digest").await?;
     sqlx::raw_sql(of_users(DATA)).execute(&pool).await?;
@@ -115,7 +112,7 @@ async fn round(workspace: &Workspace, workshop: &Workshop, users: usize, in_flig
         ("AWS_ENDPOINT_URL_SESV2", mailbox.address().to_owned()),
         ("EMAIL_MAX_IN_FLIGHT", in_flight.to_string()),
     ];
-    let line = Line::start(workspace, "notification-digest", Feed::ONE, &environment).await?;
+    let line = Line::start(programs, "notification-digest", Feed::ONE, &environment).await?;
     line.send(json!({"frequency": "ALL", "asOf": SLOT}).to_string(), None);
     reset_statements(&pool).await?;
     let before = cpu_seconds(&line.lambda.pids());

@@ -7,8 +7,7 @@ use testkit::Mailbox;
 
 use super::limit;
 use super::measure::{cpu_seconds, mib, reset_statements, statements};
-use super::workshop::{Feed, Line, Workshop, build};
-use crate::environment::Workspace;
+use super::workshop::{Feed, Line, Programs, Workshop};
 use crate::table;
 
 const NOTIFICATIONS: usize = 5_000;
@@ -27,10 +26,8 @@ const DATA: &str = "
     UPDATE email_sending_state SET max_send_rate = 100000, fetched_at = now();
     ANALYZE;";
 
-pub(crate) async fn run() -> Result<()> {
-    let workspace = Workspace::current();
-    build(&workspace).await?;
-    let workshop = Workshop::open(&workspace)?;
+pub(crate) async fn run(programs: &Programs) -> Result<()> {
+    let workshop = Workshop::open()?;
     let headings = [
         "in flight",
         "event source",
@@ -55,7 +52,7 @@ pub(crate) async fn run() -> Result<()> {
         // What the catalog declares: each of ten functions sends the mails of its batch at once.
         (100, Feed::new(10, 10)),
     ] {
-        rows.push(round(&workspace, &workshop, in_flight, feed).await?);
+        rows.push(round(programs, &workshop, in_flight, feed).await?);
     }
     println!(
         "{NOTIFICATIONS} notifications, SES answering after {LATENCY:?}\n\n{}",
@@ -65,7 +62,7 @@ pub(crate) async fn run() -> Result<()> {
     Ok(())
 }
 
-async fn round(workspace: &Workspace, workshop: &Workshop, in_flight: usize, feed: Feed) -> Result<[String; 10]> {
+async fn round(programs: &Programs, workshop: &Workshop, in_flight: usize, feed: Feed) -> Result<[String; 10]> {
     let (pool, url) = workshop.database("bench_notify").await?;
     sqlx::raw_sql(DATA).execute(&pool).await?;
     let mailbox = Mailbox::start().await?;
@@ -77,7 +74,7 @@ async fn round(workspace: &Workspace, workshop: &Workshop, in_flight: usize, fee
         ("AWS_ENDPOINT_URL_SESV2", mailbox.address().to_owned()),
         ("EMAIL_MAX_IN_FLIGHT", (in_flight / feed.instances).to_string()),
     ];
-    let line = Line::start(workspace, "notification-delivery", feed, &environment).await?;
+    let line = Line::start(programs, "notification-delivery", feed, &environment).await?;
     for n in 1..=NOTIFICATIONS {
         line.send(json!({"notificationId": format!("n{n}")}).to_string(), None);
     }

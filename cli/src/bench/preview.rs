@@ -7,8 +7,7 @@ use testkit::Storage;
 use testkit::media::{Studio, tool};
 
 use super::measure::mib;
-use super::workshop::{Feed, Line, Workshop, build};
-use crate::environment::Workspace;
+use super::workshop::{Feed, Line, Programs, Workshop};
 use crate::table;
 
 const JOB: &str = "asset-preview-generation";
@@ -30,19 +29,17 @@ const MOST_MEMORY: u64 = 256_000_000;
 /// How much longer the clip of two hours may take than that of a minute.
 const MOST_RATIO: f64 = 1.5;
 
-pub(crate) async fn run() -> Result<()> {
-    let workspace = Workspace::current();
-    build(&workspace).await?;
-    let workshop = Workshop::open(&workspace)?;
+pub(crate) async fn run(programs: &Programs) -> Result<()> {
+    let workshop = Workshop::open()?;
     let studio = Studio::new("bench-preview");
-    large(&workspace, &workshop, &studio).await?;
-    long(&workspace, &workshop, &studio).await?;
+    large(programs, &workshop, &studio).await?;
+    long(programs, &workshop, &studio).await?;
     Ok(())
 }
 
 /// The largest original that is taken: does it go through the function part by part, or through its memory?
-async fn large(workspace: &Workspace, workshop: &Workshop, studio: &Studio) -> Result<()> {
-    let world = World::open(workspace, workshop).await?;
+async fn large(programs: &Programs, workshop: &Workshop, studio: &Studio) -> Result<()> {
+    let world = World::open(programs, workshop).await?;
     let size = world
         .give("sound", "AUDIO", "audio/wav", &studio.make(SOUND, "sound.wav"))
         .await?;
@@ -64,8 +61,8 @@ async fn large(workspace: &Workspace, workshop: &Workshop, studio: &Studio) -> R
 }
 
 /// A short and a long film with the same picture: is the clip sought, or everything before it decoded?
-async fn long(workspace: &Workspace, workshop: &Workshop, studio: &Studio) -> Result<()> {
-    let world = World::open(workspace, workshop).await?;
+async fn long(programs: &Programs, workshop: &Workshop, studio: &Studio) -> Result<()> {
+    let world = World::open(programs, workshop).await?;
     let mut films = Vec::new();
     for (id, what, arguments, file) in [
         ("minute", "a minute", MINUTE, "minute.mp4"),
@@ -127,7 +124,7 @@ struct World {
 }
 
 impl World {
-    async fn open(workspace: &Workspace, workshop: &Workshop) -> Result<Self> {
+    async fn open(programs: &Programs, workshop: &Workshop) -> Result<Self> {
         let (pool, url) = workshop.database("bench_preview").await?;
         sqlx::raw_sql("INSERT INTO users (id) VALUES ('owner')")
             .execute(&pool)
@@ -140,7 +137,7 @@ impl World {
             ("FFMPEG_BIN", tool("ffmpeg")),
             ("FFPROBE_BIN", tool("ffprobe")),
         ];
-        let line = Line::start(workspace, JOB, Feed::ONE, &environment).await?;
+        let line = Line::start(programs, JOB, Feed::ONE, &environment).await?;
         Ok(Self { line, pool, storage })
     }
 

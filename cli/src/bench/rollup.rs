@@ -7,8 +7,7 @@ use serde_json::json;
 use sqlx::PgPool;
 
 use super::measure::{cpu_seconds, mib, reset_statements, statements};
-use super::workshop::{Feed, Line, Workshop, build};
-use crate::environment::Workspace;
+use super::workshop::{Feed, Line, Programs, Workshop};
 use crate::table;
 
 const ROUNDS: usize = 7;
@@ -54,22 +53,20 @@ const VISITS: &str = r#"
                               'utmSource', 'newsletter', 'utmMedium', 'email', 'referrer', 'https://mail.example.test/', 'landingPage', '/assets/' || i % 100)
     FROM generate_series(1, 20000) i"#;
 
-pub(crate) async fn run() -> Result<()> {
-    let workspace = Workspace::current();
-    build(&workspace).await?;
-    let workshop = Workshop::open(&workspace)?;
+pub(crate) async fn run(programs: &Programs) -> Result<()> {
+    let workshop = Workshop::open()?;
     println!(
         "a week of 1,000,000 daily rows, {KEYS} rows of the week\n\n{}",
-        roll_up(&workspace, &workshop).await?
+        roll_up(programs, &workshop).await?
     );
     println!(
         "{EVENTS} events, batches of 100, one function\n\n{}",
-        enrich(&workspace, &workshop).await?
+        enrich(programs, &workshop).await?
     );
     Ok(())
 }
 
-async fn roll_up(workspace: &Workspace, workshop: &Workshop) -> Result<String> {
+async fn roll_up(programs: &Programs, workshop: &Workshop) -> Result<String> {
     let (pool, _) = workshop.database("bench_rollup").await?;
     sqlx::raw_sql(DAYS).execute(&pool).await?;
     sqlx::raw_sql("VACUUM ANALYZE").execute(&pool).await?;
@@ -84,7 +81,7 @@ async fn roll_up(workspace: &Workspace, workshop: &Workshop) -> Result<String> {
         let expected = sums(&pool).await?;
         pool.close().await;
         let (pool, url) = workshop.copy("bench_rollup", "bench_rollup_round").await?;
-        let line = Line::start(workspace, "metrics-aggregation", Feed::ONE, &[("DATABASE_URL", url)]).await?;
+        let line = Line::start(programs, "metrics-aggregation", Feed::ONE, &[("DATABASE_URL", url)]).await?;
         let mut walls = [Duration::ZERO; 2];
         for wall in &mut walls {
             line.send(json!({"jobType": "weekly", "periodStart": WEEK}).to_string(), None);
@@ -130,12 +127,12 @@ async fn sums(pool: &PgPool) -> Result<String> {
     Ok(sqlx::query_scalar(sql).fetch_one(pool).await?)
 }
 
-async fn enrich(workspace: &Workspace, workshop: &Workshop) -> Result<String> {
+async fn enrich(programs: &Programs, workshop: &Workshop) -> Result<String> {
     let (pool, url) = workshop.database("bench_enrich").await?;
     sqlx::raw_sql(VISITS).execute(&pool).await?;
     sqlx::raw_sql("VACUUM ANALYZE").execute(&pool).await?;
     let feed = Feed::new(1, 100);
-    let line = Line::start(workspace, "analytics-enrich-event", feed, &[("DATABASE_URL", url)]).await?;
+    let line = Line::start(programs, "analytics-enrich-event", feed, &[("DATABASE_URL", url)]).await?;
     for n in 1..=EVENTS {
         line.send(json!({"eventId": format!("evt_{n}")}).to_string(), None);
     }

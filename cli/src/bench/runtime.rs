@@ -3,16 +3,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::measure::{cpu_seconds, mib, reset_statements, statements};
-use super::workshop::{Feed, Line, Workshop, build};
-use crate::environment::Workspace;
+use super::workshop::{Feed, Line, Programs, Workshop};
 use crate::table;
 
 const MESSAGES: usize = 20_000;
 
-pub(crate) async fn run() -> Result<()> {
-    let workspace = Workspace::current();
-    build(&workspace).await?;
-    let workshop = Workshop::open(&workspace)?;
+pub(crate) async fn run(programs: &Programs) -> Result<()> {
+    let workshop = Workshop::open()?;
     let headings = [
         "event source",
         "messages/s",
@@ -24,7 +21,7 @@ pub(crate) async fn run() -> Result<()> {
     let mut rows = Vec::new();
     // The latter of each pair has as many in flight: the database is at the work of one function while the other is at its own.
     for feed in [Feed::new(1, 10), Feed::new(2, 5), Feed::new(1, 100), Feed::new(2, 50)] {
-        rows.push(measure(&workspace, &workshop, feed).await?);
+        rows.push(measure(programs, &workshop, feed).await?);
     }
     println!(
         "{MESSAGES} messages that do nothing, ledger on\n\n{}",
@@ -33,12 +30,12 @@ pub(crate) async fn run() -> Result<()> {
     Ok(())
 }
 
-async fn measure(workspace: &Workspace, workshop: &Workshop, feed: Feed) -> Result<[String; 6]> {
+async fn measure(programs: &Programs, workshop: &Workshop, feed: Feed) -> Result<[String; 6]> {
     const ROUNDS: usize = 3;
     let mut rounds = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
         let (pool, url) = workshop.database("bench_runtime").await?;
-        let line = Line::start(workspace, "fixture", feed, &[("DATABASE_URL", url)]).await?;
+        let line = Line::start(programs, "fixture", feed, &[("DATABASE_URL", url)]).await?;
         for _ in 0..MESSAGES {
             line.send(r#"{"end":"done"}"#.to_owned(), None);
         }

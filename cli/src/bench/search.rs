@@ -5,8 +5,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::measure::{cpu_seconds, mib, reset_statements, statements};
-use super::workshop::{Feed, Line, Workshop, build};
-use crate::environment::Workspace;
+use super::workshop::{Feed, Line, Programs, Workshop};
 use crate::table;
 
 const ASSETS: i64 = 100_000;
@@ -118,10 +117,8 @@ impl Figures {
     }
 }
 
-pub(crate) async fn run() -> Result<()> {
-    let workspace = Workspace::current();
-    build(&workspace).await?;
-    let workshop = Workshop::open(&workspace)?;
+pub(crate) async fn run(programs: &Programs) -> Result<()> {
+    let workshop = Workshop::open()?;
     let (pool, url) = workshop.database("bench_search").await?;
     sqlx::raw_sql(DATA).execute(&pool).await?;
     sqlx::raw_sql("VACUUM ANALYZE").execute(&pool).await?;
@@ -130,9 +127,9 @@ pub(crate) async fn run() -> Result<()> {
         "5,000 single updates, two functions",
     );
     let rows = [
-        median(async || reindex(&workspace, &pool, &url).await).await?,
-        median(async || single(&workspace, &pool, &url, 1, one).await).await?,
-        median(async || single(&workspace, &pool, &url, 2, two).await).await?,
+        median(async || reindex(programs, &pool, &url).await).await?,
+        median(async || single(programs, &pool, &url, 1, one).await).await?,
+        median(async || single(programs, &pool, &url, 2, two).await).await?,
     ];
     let cells: Vec<_> = rows.iter().map(Figures::cells).collect();
     println!(
@@ -156,7 +153,7 @@ async fn median(round: impl AsyncFn() -> Result<Figures>) -> Result<Figures> {
     Ok(rounds.swap_remove(ROUNDS / 2))
 }
 
-async fn reindex(workspace: &Workspace, pool: &PgPool, url: &str) -> Result<Figures> {
+async fn reindex(programs: &Programs, pool: &PgPool, url: &str) -> Result<Figures> {
     spoil(pool).await?;
     let (limit, limit_wal) = measure(pool, async {
         let half = |condition: &str| {
@@ -166,14 +163,14 @@ async fn reindex(workspace: &Workspace, pool: &PgPool, url: &str) -> Result<Figu
         Ok(())
     })
     .await?;
-    let line = start(workspace, "search-index-reindex", url, Feed::ONE).await?;
+    let line = start(programs, "search-index-reindex", url, Feed::ONE).await?;
     spoil(pool).await?;
     line.send(json!({"entityType": "asset", "batchSize": 100}).to_string(), None);
     finish(pool, &line, "100,000 assets reindexed, pages of 100", limit, limit_wal).await
 }
 
 async fn single(
-    workspace: &Workspace,
+    programs: &Programs,
     pool: &PgPool,
     url: &str,
     instances: usize,
@@ -185,7 +182,7 @@ async fn single(
         Ok(())
     })
     .await?;
-    let line = start(workspace, "search-index-update", url, Feed::new(instances, 100)).await?;
+    let line = start(programs, "search-index-update", url, Feed::new(instances, 100)).await?;
     spoil(pool).await?;
     let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM bench_queued ORDER BY n")
         .fetch_all(pool)
@@ -197,8 +194,8 @@ async fn single(
     finish(pool, &line, what, limit, limit_wal).await
 }
 
-async fn start(workspace: &Workspace, job: &str, url: &str, feed: Feed) -> Result<Line> {
-    Line::start(workspace, job, feed, &[("DATABASE_URL", url.to_owned())]).await
+async fn start(programs: &Programs, job: &str, url: &str, feed: Feed) -> Result<Line> {
+    Line::start(programs, job, feed, &[("DATABASE_URL", url.to_owned())]).await
 }
 
 async fn finish(pool: &PgPool, line: &Line, what: &'static str, limit: Duration, limit_wal: i64) -> Result<Figures> {

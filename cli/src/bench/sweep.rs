@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::measure::{mib, reset_statements};
-use super::workshop::{Feed, Line, Workshop, build};
-use crate::environment::Workspace;
+use super::workshop::{Feed, Line, Programs, Workshop};
 use crate::table;
 
 const DEAD: i64 = 1_000_000;
@@ -35,16 +34,14 @@ const ATTEMPTS: &str = "
            now() - random() * interval '10 minutes'
     FROM generate_series(1, 20000) i";
 
-pub(crate) async fn run() -> Result<()> {
-    let workspace = Workspace::current();
-    build(&workspace).await?;
-    let workshop = Workshop::open(&workspace)?;
-    sweep(&workspace, &workshop).await?;
-    watch(&workspace, &workshop).await?;
+pub(crate) async fn run(programs: &Programs) -> Result<()> {
+    let workshop = Workshop::open()?;
+    sweep(programs, &workshop).await?;
+    watch(programs, &workshop).await?;
     Ok(())
 }
 
-async fn sweep(workspace: &Workspace, workshop: &Workshop) -> Result<()> {
+async fn sweep(programs: &Programs, workshop: &Workshop) -> Result<()> {
     let (pool, url) = workshop.database("bench_sweep").await?;
     prepare(&pool, KEYS, "idempotency_keys").await?;
     let begun = Instant::now();
@@ -59,7 +56,7 @@ async fn sweep(workspace: &Workspace, workshop: &Workshop) -> Result<()> {
     );
 
     prepare(&pool, KEYS, "idempotency_keys").await?;
-    let line = Line::start(workspace, "idempotency-cleanup", Feed::ONE, &[("DATABASE_URL", url)]).await?;
+    let line = Line::start(programs, "idempotency-cleanup", Feed::ONE, &[("DATABASE_URL", url)]).await?;
     reset_statements(&pool).await?;
     line.send(json!({ "pages": PAGES }).to_string(), None);
     let wall = line.drain().await;
@@ -94,14 +91,14 @@ async fn sweep(workspace: &Workspace, workshop: &Workshop) -> Result<()> {
     Ok(())
 }
 
-async fn watch(workspace: &Workspace, workshop: &Workshop) -> Result<()> {
+async fn watch(programs: &Programs, workshop: &Workshop) -> Result<()> {
     let (pool, url) = workshop.database("bench_watch").await?;
     prepare(&pool, ATTEMPTS, "audit_events").await?;
     let attempts: i64 =
         sqlx::query_scalar("SELECT count(*) FROM audit_events WHERE timestamp > now() - interval '30 minutes'")
             .fetch_one(&pool)
             .await?;
-    let line = Line::start(workspace, "failed-login-monitor", Feed::ONE, &[("DATABASE_URL", url)]).await?;
+    let line = Line::start(programs, "failed-login-monitor", Feed::ONE, &[("DATABASE_URL", url)]).await?;
     reset_statements(&pool).await?;
     line.send("{}".to_owned(), None);
     let wall: Duration = line.drain().await;

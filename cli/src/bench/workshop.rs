@@ -1,4 +1,4 @@
-//! What a benchmark runs on: release binaries, a PostgreSQL of its own, queues in memory.
+//! What a benchmark runs on: functions, a PostgreSQL of its own, queues in memory.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -26,24 +26,42 @@ const SETTINGS: &[(&str, &str)] = &[
     ("autovacuum", "off"),
 ];
 
-/// Builds the release binaries: all of them, since a build of some has other features and compiles what they share again.
-pub(crate) async fn build(workspace: &Workspace) -> Result<()> {
-    let mut cargo = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(["build", "--release", "--workspace", "--bins"])
-        .current_dir(&workspace.root)
-        .stdout(Stdio::null());
-    ensure!(
-        cargo.status().await.context("cargo")?.success(),
-        "the release build failed"
-    );
-    Ok(())
+/// Functions as they were built with one profile.
+pub(crate) struct Programs {
+    folder: PathBuf,
 }
 
-/// A release binary.
-pub(crate) fn binary(workspace: &Workspace, name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.root.join("target"), PathBuf::from);
-    target.join("release").join(name)
+impl Programs {
+    /// Builds these, and no others: a profile may spend minutes on each.
+    pub(crate) async fn build(profile: &str, names: &[&str]) -> Result<Self> {
+        let root = Workspace::current().root;
+        let mut cargo = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        // Of the workspace: a package alone has other features, and compiles what all share again.
+        cargo
+            .args(["build", "--workspace", "--profile", profile])
+            .args(names.iter().flat_map(|name| ["--bin", name]))
+            .current_dir(&root)
+            .stdout(Stdio::null());
+        ensure!(
+            cargo.status().await.context("cargo")?.success(),
+            "the {profile} build failed"
+        );
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        Ok(Self {
+            folder: target.join(profile),
+        })
+    }
+
+    /// Those that were built with this program.
+    pub(crate) fn beside_this() -> Result<Self> {
+        let own = std::env::current_exe()?;
+        let folder = own.parent().context("this program is in no folder")?.to_owned();
+        Ok(Self { folder })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
 }
 
 /// The benchmark's own server, started when it is not up, stopped when this is dropped.
@@ -53,7 +71,8 @@ pub(crate) struct Workshop {
 }
 
 impl Workshop {
-    pub(crate) fn open(workspace: &Workspace) -> Result<Self> {
+    pub(crate) fn open() -> Result<Self> {
+        let workspace = Workspace::current();
         let installation =
             Installation::find(&workspace.engine()).context("no PostgreSQL is installed: run `cargo jobs up` once")?;
         let cluster = Cluster::new(installation, &workspace.root.join("target/bench/postgres"))?;
@@ -146,9 +165,9 @@ impl fmt::Display for Feed {
 }
 
 impl Line {
-    /// Starts a function of the release build on a queue of its own.
+    /// Starts a function on a queue of its own.
     pub(crate) async fn start(
-        workspace: &Workspace,
+        programs: &Programs,
         name: &str,
         feed: Feed,
         environment: &[(&str, String)],
@@ -164,7 +183,7 @@ impl Line {
             dead_letters: format!("{full_name}-dlq"),
         });
         queue.configure(&full_name, Rules { visibility, redrive });
-        let function = Function::new(binary(workspace, name))
+        let function = Function::new(programs.path(name))
             .named(name)
             .envs(settings())
             .env(
