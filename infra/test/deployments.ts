@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { AppProps } from 'aws-cdk-lib';
@@ -23,6 +23,18 @@ const CONTEXT = {
 
 export type Target = keyof typeof CONTEXT;
 
+const scratches: string[] = [];
+process.on('exit', () => {
+  for (const folder of scratches) rmSync(folder, { recursive: true });
+});
+
+/** A folder that goes with this process. */
+export function scratch(name: string): string {
+  const folder = mkdtempSync(join(tmpdir(), `${name}-`));
+  scratches.push(folder);
+  return folder;
+}
+
 const LAYERS = layers();
 
 /** The app for a target, with stand-ins for the functions' code and for ffmpeg. */
@@ -35,7 +47,7 @@ export function deployment(
 }
 
 function placeholders(catalog: Catalog): string {
-  const folder = mkdtempSync(join(tmpdir(), 'bootstraps-'));
+  const folder = scratch('bootstraps');
   for (const { name } of functionsOf(catalog)) {
     mkdirSync(join(folder, name));
     writeFileSync(join(folder, name, 'bootstrap.zip'), name);
@@ -44,7 +56,7 @@ function placeholders(catalog: Catalog): string {
 }
 
 function layers(): string {
-  const folder = mkdtempSync(join(tmpdir(), 'layers-'));
+  const folder = scratch('layers');
   const bin = join(folder, 'ffmpeg-arm64', 'bin');
   mkdirSync(bin, { recursive: true });
   for (const name of ['ffmpeg', 'ffprobe']) writeFileSync(join(bin, name), name);

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { pathToFileURL } from 'node:url';
@@ -9,7 +8,7 @@ import { Bucket } from 'aws-cdk-lib/aws-s3';
 import { Match } from 'aws-cdk-lib/assertions';
 import { audit } from '../lib/audit.ts';
 import { type Catalog, readCatalog } from '../lib/catalog.ts';
-import { deployment } from './deployments.ts';
+import { deployment, scratch } from './deployments.ts';
 import { EXAMPLE } from './example.ts';
 import { one, templateOf, text } from './template.ts';
 
@@ -372,7 +371,7 @@ test('a capability or a topic that no stack provides is refused', () => {
 });
 
 test('a newer catalog is refused', () => {
-  const file = join(mkdtempSync(join(tmpdir(), 'catalog-')), 'catalog.json');
+  const file = join(scratch('catalog'), 'catalog.json');
   writeFileSync(file, '{"version":2,"jobs":[]}');
   assert.throws(() => readCatalog(pathToFileURL(file)), /catalog version 2 is not 1/);
 });
