@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::date::Date;
 use super::line::{Line, Name};
 use super::mail;
+use super::number::count;
 
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "UPPERCASE")]
@@ -36,10 +37,6 @@ impl Frequency {
             Self::Weekly => "this week",
         }
     }
-}
-
-fn count(n: u64, thing: &str) -> String {
-    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Unread notifications, by type.

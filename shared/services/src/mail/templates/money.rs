@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use super::number::grouped;
+
 /// An ISO 4217 code.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Currency([u8; 3]);
@@ -69,12 +71,7 @@ impl fmt::Display for Money {
         if let Some(symbol) = self.currency.symbol() {
             write!(f, "{symbol}")?;
         }
-        for (index, digit) in whole.char_indices() {
-            if index > 0 && (whole.len() - index) % 3 == 0 {
-                f.write_str(",")?;
-            }
-            write!(f, "{digit}")?;
-        }
+        f.write_str(&grouped(whole))?;
         if decimals > 0 {
             write!(f, ".{fraction}")?;
         }
@@ -82,18 +79,6 @@ impl fmt::Display for Money {
             Some(_) => Ok(()),
             None => write!(f, " {}", self.currency.code()),
         }
-    }
-}
-
-/// To be imported beside the templates whose files show money.
-#[expect(unreachable_pub, reason = "askama makes a public type of the function")]
-pub(super) mod filters {
-    use super::{Currency, Money};
-
-    /// `{{ amount_cents|money(currency) }}`
-    #[askama::filter_fn]
-    pub(crate) fn money(cents: &i64, _: &dyn askama::Values, currency: &Currency) -> askama::Result<Money> {
-        Ok(currency.amount(*cents))
     }
 }
 

@@ -3,8 +3,9 @@
 use serde::Deserialize;
 
 use super::line::{Line, Name};
-use super::money::{Currency, filters};
-use super::{Brief, InBrief, mail};
+use super::money::Currency;
+use super::number::count;
+use super::{Brief, InBrief, filters, mail};
 
 /// How a creator's month was.
 #[derive(Deserialize)]
@@ -29,14 +30,13 @@ mail!(
 
 impl InBrief for CreatorMonth {
     fn in_brief(&self) -> Brief {
-        let things = |count: u64, thing: &str| format!("{count} {thing}{}", if count == 1 { "" } else { "s" });
         Brief {
             title: format!("{} performance report", self.month),
             summary: format!(
                 "You earned {}, with {} and {}.",
                 self.currency.amount(self.earnings_cents),
-                things(self.new_licenses, "new license"),
-                things(self.profile_views, "profile view"),
+                count(self.new_licenses, "new license"),
+                count(self.profile_views, "profile view"),
             ),
             url: self.analytics_url.clone(),
         }

@@ -4,8 +4,8 @@ use serde::Deserialize;
 
 use super::date::Date;
 use super::line::{Line, Name};
-use super::mail;
-use super::money::{Currency, filters};
+use super::money::Currency;
+use super::{filters, mail};
 
 /// A statement can be read.
 #[derive(Deserialize)]
