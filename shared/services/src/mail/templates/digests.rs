@@ -4,8 +4,8 @@ use serde::Deserialize;
 
 use super::date::Date;
 use super::line::{Line, Name};
-use super::mail;
 use super::number::count;
+use super::{filters, mail};
 
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "UPPERCASE")]

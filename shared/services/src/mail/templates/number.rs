@@ -12,7 +12,25 @@ pub(super) fn grouped(digits: &str) -> String {
     grouped
 }
 
-/// So many of a thing: `1 message`, `2 messages`.
+/// So many of a thing: `1 message`, `1,204 messages`.
 pub(super) fn count(n: u64, thing: &str) -> String {
-    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+    format!("{} {thing}{}", grouped(&n.to_string()), if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_read_as_people_write_them() {
+        for (n, text) in [
+            (0, "0 views"),
+            (1, "1 view"),
+            (999, "999 views"),
+            (1_204, "1,204 views"),
+            (1_000_000, "1,000,000 views"),
+        ] {
+            assert_eq!(count(n, "view"), text);
+        }
+    }
 }
