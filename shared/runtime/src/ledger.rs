@@ -191,6 +191,7 @@ pub(crate) async fn finish(
     let queues: Vec<_> = leaving.iter().map(|(_, d)| d.queue.clone()).collect();
     let bodies: Vec<_> = leaving.iter().map(|(_, d)| d.body.clone()).collect();
     let attributes: Vec<_> = leaving.iter().map(|(_, d)| serde_json::json!(d.attributes)).collect();
+    let delays: Vec<_> = leaving.iter().map(|(_, d)| d.delay_seconds()).collect();
     let rows = sqlx::query!(
         r#"WITH loose AS MATERIALIZED (SELECT set_config('synchronous_commit', CASE WHEN cardinality($10::text[]) = 0 THEN 'off' ELSE 'on' END, true)
            ), finished AS (
@@ -204,9 +205,9 @@ pub(crate) async fn finish(
                WHERE r.job = e.job AND r.run_key = e.run_key AND r.lease_token = $2
                RETURNING r.run_key
            ), departing AS (
-               INSERT INTO outbox (queue, body, attributes)
-               SELECT d.queue, d.body, d.attributes
-               FROM unnest($10::text[], $11::text[], $12::text[], $13::jsonb[]) AS d (run_key, queue, body, attributes)
+               INSERT INTO outbox (queue, body, attributes, delay_seconds)
+               SELECT d.queue, d.body, d.attributes, d.delay_seconds
+               FROM unnest($10::text[], $11::text[], $12::text[], $13::jsonb[], $14::int[]) AS d (run_key, queue, body, attributes, delay_seconds)
                JOIN finished USING (run_key)
                RETURNING id, queue, attributes ->> 'runKey' AS run_key
            )
@@ -226,6 +227,7 @@ pub(crate) async fn finish(
         &queues,
         &bodies,
         &attributes,
+        &delays,
     )
     .fetch_all(connection)
     .await?;

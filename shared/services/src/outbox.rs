@@ -31,7 +31,7 @@ pub async fn write(executor: impl PgExecutor<'_>, messages: &[Outgoing]) -> Resu
     let queues: Vec<_> = messages.iter().map(|m| m.queue.clone()).collect();
     let bodies: Vec<_> = messages.iter().map(|m| m.body.clone()).collect();
     let attributes: Vec<_> = messages.iter().map(|m| serde_json::json!(m.attributes)).collect();
-    let delays: Vec<_> = messages.iter().map(|m| m.delay.as_secs().min(900) as i32).collect();
+    let delays: Vec<_> = messages.iter().map(Outgoing::delay_seconds).collect();
     let ids = sqlx::query_scalar!(
         "INSERT INTO outbox (queue, body, attributes, delay_seconds)
          SELECT queue, body, attributes, delay_seconds

@@ -39,6 +39,11 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// The delay as SQS takes it: whole seconds, 900 at most.
+    pub fn delay_seconds(&self) -> i32 {
+        self.delay.as_secs().min(900) as i32
+    }
+
     /// The size that SQS counts.
     fn bytes(&self) -> usize {
         self.body.len()
@@ -173,7 +178,7 @@ fn entries(messages: &[Outgoing], group: &[usize]) -> Vec<SendMessageBatchReques
             .id(index.to_string())
             .message_body(&message.body);
         if !message.delay.is_zero() {
-            entry = entry.delay_seconds(message.delay.as_secs().min(900) as i32);
+            entry = entry.delay_seconds(message.delay_seconds());
         }
         for (name, value) in message.attributes.iter().filter(|(_, value)| !value.is_empty()) {
             if let Ok(value) = MessageAttributeValue::builder()

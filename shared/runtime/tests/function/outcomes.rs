@@ -107,6 +107,11 @@ async fn what_is_deferred_comes_back_at_its_time_and_uses_no_attempt() {
 #[tokio::test]
 async fn what_is_deferred_more_often_than_sqs_gives_a_message_out_is_not_lost() {
     let world = world("deferred_often").await;
+    let note_delays = "CREATE TABLE delays (seconds int);
+        CREATE FUNCTION note_delay() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO delays VALUES (NEW.delay_seconds); RETURN NULL; END $$;
+        CREATE TRIGGER note_delay AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION note_delay()";
+    sqlx::raw_sql(note_delays).execute(&world.db).await.unwrap();
     send_as(&world, "k", json!({"end": "defer", "seconds": 60, "times": 25}));
 
     world.drain("fixture").await;
@@ -115,6 +120,13 @@ async fn what_is_deferred_more_often_than_sqs_gives_a_message_out_is_not_lost() 
     assert_eq!((row.status.as_str(), row.attempts), ("done", 1));
     assert_eq!(world.dead_letters("fixture"), []);
     assert_eq!(count(&world, "outbox").await, 0);
+    let delays: Vec<i32> = sqlx::query_scalar("SELECT seconds FROM delays")
+        .fetch_all(&world.db)
+        .await
+        .unwrap();
+    // The relay, too, is to send it when it is due.
+    assert_eq!(delays.len(), 2);
+    assert!(delays.iter().all(|delay| (50..=60).contains(delay)), "{delays:?}");
 }
 
 #[tokio::test]
