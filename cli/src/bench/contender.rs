@@ -122,8 +122,8 @@ pub(crate) async fn run(step: Step, workload: &str) -> Result<()> {
         (Step::Work, "a" | "a50") => work_notifications(&pool).await,
         (Step::Work, "b1" | "b2") => work_digests(&pool).await,
         (Step::Work, "noop" | "noop100") => {
-            // Two functions: while one is at its own work, the database is at that of the other.
-            work(&pool, "fixture", Feed::new(2, number("CONCURRENCY", 10) / 2)).await
+            let feed = Feed::new(instances(), in_flight() / instances());
+            work(&pool, "fixture", feed).await
         }
         (Step::Work, "c") => work(&pool, "search-index-reindex", Feed::ONE).await,
         (Step::Work, "c2") => {
@@ -212,24 +212,21 @@ fn append(bodies: impl Iterator<Item = String>) -> Result<()> {
 }
 
 async fn work_notifications(pool: &PgPool) -> Result<()> {
-    let in_flight = number("CONCURRENCY", 10);
-    // Batches are larger than what is in flight, and one function mails while the other claims and decides.
-    let feed = Feed::new(2, 5 * in_flight);
+    // Larger batches than what is in flight: fewer of the gaps in which no mail is on its way.
+    let feed = Feed::new(instances(), 500 / instances());
     work(pool, "notification-delivery", feed).await?;
     settle(pool).await
 }
 
 async fn work(pool: &PgPool, job: &str, feed: Feed) -> Result<()> {
     let begun = Instant::now();
-    // A digest's workload has as many in flight as a page has users.
-    let in_flight = number("CONCURRENCY", number("PAGE", 10));
     let environment = [
         ("DATABASE_URL", variable("DATABASE_URL")?),
         (
             "AWS_ENDPOINT_URL_SESV2",
             std::env::var("AWS_ENDPOINT_URL_SESV2").unwrap_or_default(),
         ),
-        ("EMAIL_MAX_IN_FLIGHT", (in_flight / feed.instances).to_string()),
+        ("EMAIL_MAX_IN_FLIGHT", (in_flight() / feed.instances).to_string()),
     ];
     let line = Line::start(&Programs::beside_this()?, job, feed, &environment).await?;
     let path = file()?;
@@ -251,8 +248,7 @@ async fn work(pool: &PgPool, job: &str, feed: Feed) -> Result<()> {
         "{}",
         json!({"jobs": jobs, "busy_s": begun.elapsed().as_secs_f64(), "dead": line.dead_letters()})
     );
-    // The harness counts the CPU of processes whose end was waited for.
-    line.lambda.kill().await;
+    line.end().await;
     Ok(())
 }
 
@@ -277,7 +273,20 @@ async fn settle(pool: &PgPool) -> Result<()> {
         line.drain().await;
         dispatch = Some(line);
     }
+    if let Some(line) = dispatch {
+        line.end().await;
+    }
     Ok(())
+}
+
+/// How much the harness allows at once. A digest's workload has as many in flight as a page has users.
+fn in_flight() -> usize {
+    number("CONCURRENCY", number("PAGE", 10))
+}
+
+/// Two functions share that: while one is at its own work, the database is at that of the other.
+fn instances() -> usize {
+    in_flight().min(2)
 }
 
 fn variable(name: &str) -> Result<String> {

@@ -33,6 +33,15 @@ pub(crate) struct Bench {
 
 #[derive(Subcommand)]
 enum What {
+    #[command(flatten)]
+    Figures(Figures),
+    /// One workload for a harness that compares job systems: `enqueue` fills the queue, `work` empties it, with the functions that lie
+    /// beside this program.
+    Contender { step: contender::Step, workload: String },
+}
+
+#[derive(Subcommand)]
+enum Figures {
     /// 5,000 notifications, SES answering after 20 ms.
     Notify,
     /// Daily digests of 1,245 and of 20,000 users, SES answering after 20 ms.
@@ -49,29 +58,35 @@ enum What {
     ColdStart,
     /// A million dead rows among two million, beside one DELETE; and a slot of failed log-ins at ten million a day.
     Sweep,
-    /// One workload for a harness that compares job systems: `enqueue` fills the queue, `work` empties it.
-    Contender { step: contender::Step, workload: String },
 }
 
 impl Bench {
     pub(crate) async fn run(self) -> Result<()> {
+        match self.what {
+            What::Figures(figures) => figures.take(&self.profile).await,
+            What::Contender { step, workload } => contender::run(step, &workload).await,
+        }
+    }
+}
+
+impl Figures {
+    async fn take(self, profile: &str) -> Result<()> {
         if cfg!(debug_assertions) {
             // One core is the function's and one the database's: a driver without optimisations would take its share of both.
             let driver = Programs::build("release", &["jobs"]).await?.path("jobs");
             let error = Command::new(driver).args(std::env::args_os().skip(1)).exec();
             return Err(error).context("the release build of this program does not start");
         }
-        let build = async |names: &[&str]| Programs::build(&self.profile, names).await;
-        match &self.what {
-            What::Notify => notify::run(&build(&["notification-delivery"]).await?).await,
-            What::Digest => digest::run(&build(&["notification-digest"]).await?).await,
-            What::Runtime => runtime::run(&build(&["fixture"]).await?).await,
-            What::Rollup => rollup::run(&build(&["metrics-aggregation", "analytics-enrich-event"]).await?).await,
-            What::Search => search::run(&build(&["search-index-reindex", "search-index-update"]).await?).await,
-            What::Preview => preview::run(&build(&["asset-preview-generation"]).await?).await,
-            What::ColdStart => cold_start::run(&build(&["bare", "notification-delivery"]).await?).await,
-            What::Sweep => sweep::run(&build(&["idempotency-cleanup", "failed-login-monitor"]).await?).await,
-            What::Contender { step, workload } => contender::run(*step, workload).await,
+        let build = async |names: &[&str]| Programs::build(profile, names).await;
+        match self {
+            Self::Notify => notify::run(&build(&["notification-delivery"]).await?).await,
+            Self::Digest => digest::run(&build(&["notification-digest"]).await?).await,
+            Self::Runtime => runtime::run(&build(&["fixture"]).await?).await,
+            Self::Rollup => rollup::run(&build(&["metrics-aggregation", "analytics-enrich-event"]).await?).await,
+            Self::Search => search::run(&build(&["search-index-reindex", "search-index-update"]).await?).await,
+            Self::Preview => preview::run(&build(&["asset-preview-generation"]).await?).await,
+            Self::ColdStart => cold_start::run(&build(&["bare", "notification-delivery"]).await?).await,
+            Self::Sweep => sweep::run(&build(&["idempotency-cleanup", "failed-login-monitor"]).await?).await,
         }
     }
 }

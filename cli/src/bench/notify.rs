@@ -43,7 +43,7 @@ pub(crate) async fn run(programs: &Programs) -> Result<()> {
     let mut rows = Vec::new();
     for (in_flight, feed) in [
         (10, Feed::new(1, 100)),
-        // Larger batches: between two of them, no mail is on its way.
+        // Larger batches: fewer of the gaps in which no mail is on its way.
         (10, Feed::new(1, 250)),
         // What one function claims and decides, the other one mails meanwhile.
         (10, Feed::new(2, 100)),

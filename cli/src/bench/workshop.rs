@@ -228,6 +228,11 @@ impl Line {
         begun.elapsed()
     }
 
+    /// Ends the function and waits for that: whoever counts the CPU of this process counts those that were waited for.
+    pub(crate) async fn end(self) {
+        self.lambda.kill().await;
+    }
+
     pub(crate) fn dead_letters(&self) -> usize {
         self.queue.messages(&format!("{}-dlq", self.name)).len()
     }
