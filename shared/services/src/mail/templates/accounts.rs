@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::date::Date;
 use super::line::{Line, Name};
-use super::mail;
+use super::{filters, mail};
 
 /// Proves that the address is the reader's.
 #[derive(Deserialize)]

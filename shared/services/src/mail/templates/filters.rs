@@ -12,6 +12,6 @@ pub(crate) fn money(cents: &i64, _: &dyn askama::Values, currency: &Currency) ->
 
 /// `{{ profile_views|grouped }}`
 #[askama::filter_fn]
-pub(crate) fn grouped(n: &u64, _: &dyn askama::Values) -> askama::Result<String> {
-    Ok(number::grouped(&n.to_string()))
+pub(crate) fn grouped<N: Copy + Into<i128>>(n: &N, _: &dyn askama::Values) -> askama::Result<String> {
+    Ok(number::grouped(*n))
 }

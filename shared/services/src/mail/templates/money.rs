@@ -38,7 +38,7 @@ impl Currency {
     }
 
     /// How many decimals the minor unit stands for (ISO 4217).
-    fn decimals(&self) -> usize {
+    fn decimals(&self) -> u32 {
         match &self.0 {
             b"BIF" | b"CLP" | b"DJF" | b"GNF" | b"ISK" | b"JPY" | b"KMF" | b"KRW" | b"PYG" | b"RWF" | b"UGX"
             | b"VND" | b"VUV" | b"XAF" | b"XOF" | b"XPF" => 0,
@@ -61,9 +61,8 @@ impl<'de> Deserialize<'de> for Currency {
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let decimals = self.currency.decimals();
-        let digits = self.minor.unsigned_abs().to_string();
-        let digits = format!("{digits:0>width$}", width = decimals + 1);
-        let (whole, fraction) = digits.split_at(digits.len() - decimals);
+        let unit = 10_u64.pow(decimals);
+        let (whole, fraction) = (self.minor.unsigned_abs() / unit, self.minor.unsigned_abs() % unit);
 
         if self.minor < 0 {
             f.write_str("-")?;
@@ -73,7 +72,7 @@ impl fmt::Display for Money {
         }
         f.write_str(&grouped(whole))?;
         if decimals > 0 {
-            write!(f, ".{fraction}")?;
+            write!(f, ".{fraction:0>width$}", width = decimals as usize)?;
         }
         match self.currency.symbol() {
             Some(_) => Ok(()),

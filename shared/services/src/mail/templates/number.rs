@@ -1,8 +1,10 @@
 //! Numbers as people read them.
 
-/// Digits in groups of three: `1,204`.
-pub(super) fn grouped(digits: &str) -> String {
-    let mut grouped = String::with_capacity(digits.len() * 4 / 3);
+/// With digits in groups of three: `1,204`.
+pub(super) fn grouped(n: impl Into<i128>) -> String {
+    let n = n.into();
+    let digits = n.unsigned_abs().to_string();
+    let mut grouped = String::from(if n < 0 { "-" } else { "" });
     for (index, digit) in digits.char_indices() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
             grouped.push(',');
@@ -14,7 +16,7 @@ pub(super) fn grouped(digits: &str) -> String {
 
 /// So many of a thing: `1 message`, `1,204 messages`.
 pub(super) fn count(n: u64, thing: &str) -> String {
-    format!("{} {thing}{}", grouped(&n.to_string()), if n == 1 { "" } else { "s" })
+    format!("{} {thing}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -32,5 +34,7 @@ mod tests {
         ] {
             assert_eq!(count(n, "view"), text);
         }
+        assert_eq!(grouped(-123), "-123");
+        assert_eq!(grouped(-1_204), "-1,204");
     }
 }

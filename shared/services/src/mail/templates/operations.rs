@@ -4,7 +4,8 @@ use serde::Deserialize;
 
 use super::date::Date;
 use super::line::Line;
-use super::mail;
+use super::number::grouped;
+use super::{filters, mail};
 
 /// Deliverability needs a human.
 #[derive(Deserialize)]
@@ -63,7 +64,8 @@ mail!(
     |mail, _| {
         let count = mail.alerts.len() as u64 + mail.more_count;
         format!(
-            "Security alert: {count} suspicious address{}",
+            "Security alert: {} suspicious address{}",
+            grouped(count),
             if count == 1 { "" } else { "es" }
         )
     }
@@ -75,7 +77,7 @@ impl Suspicion {
             "ip_spray" => "failed log-ins to several accounts",
             _ => "failed log-ins",
         };
-        format!("{}: {} {what}", self.severity, self.attempts)
+        format!("{}: {} {what}", self.severity, grouped(self.attempts))
     }
 }
 
