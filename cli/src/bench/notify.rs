@@ -46,7 +46,7 @@ pub(crate) async fn run(programs: &Programs) -> Result<()> {
         // Larger batches: fewer of the gaps in which no mail is on its way.
         (10, Feed::new(1, 250)),
         // What one function claims and decides, the other one mails meanwhile.
-        (10, Feed::new(2, 100)),
+        (10, Feed::new(2, 250)),
         (50, Feed::new(1, 500)),
         (50, Feed::new(2, 250)),
         // What the catalog declares: each of ten functions sends the mails of its batch at once.
