@@ -29,7 +29,11 @@ pub(crate) async fn start(workspace: &Workspace, step: Step, python: &Path) -> R
     let home = workspace.local().join("engine");
     fs::create_dir_all(home.join("tmp")).with_context(|| format!("could not make {}", home.display()))?;
     // The last port again if it is free: queue URLs that somebody kept stay right.
-    let port = process::free_port(port(workspace).unwrap_or(PORT))?;
+    let last = port(workspace).unwrap_or(PORT);
+    let port = process::free_port(last)?;
+    if port != last {
+        follow(&home.join("state"), last, port)?;
+    }
     let endpoint = address(port);
     let log = workspace.log("engine");
     daemon.start(
@@ -55,6 +59,22 @@ pub(crate) async fn start(workspace: &Workspace, step: Step, python: &Path) -> R
         })?;
     step.done(&format!("MiniStack started at {endpoint}"));
     Ok(endpoint)
+}
+
+/// Takes what the engine kept along to another port: it knows queues by their whole URL, and event sources would go on asking for those
+/// to which nobody sends any more.
+fn follow(state: &Path, from: u16, to: u16) -> Result<()> {
+    let (from, to) = (address(from), address(to));
+    for file in state.read_dir().into_iter().flatten() {
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let kept = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            if kept.contains(&from) {
+                fs::write(&path, kept.replace(&from, &to)).with_context(|| path.display().to_string())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn settings(home: &Path, port: u16) -> BTreeMap<&'static str, String> {
@@ -122,5 +142,25 @@ fn daemon(workspace: &Workspace) -> Daemon {
     Daemon {
         pid_file: workspace.local().join("engine/pid"),
         marker: "ministack",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_engine_kept_follows_it_to_another_port() {
+        let state = std::env::temp_dir().join(format!("jobs-engine-{}", std::process::id()));
+        fs::create_dir_all(&state).unwrap();
+        let file = state.join("sqs.json");
+        fs::write(&file, r#"{"url": "http://127.0.0.1:4566/000000000000/yg-a"}"#).unwrap();
+
+        follow(&state, 4566, 4567).unwrap();
+
+        let kept = fs::read_to_string(&file).unwrap();
+        fs::remove_dir_all(&state).unwrap();
+        assert_eq!(kept, r#"{"url": "http://127.0.0.1:4567/000000000000/yg-a"}"#);
+        follow(&state, 4566, 4567).unwrap();
     }
 }
