@@ -52,7 +52,7 @@ impl Programs {
         })
     }
 
-    /// Those that were built with this program.
+    /// Those that lie beside this program.
     pub(crate) fn beside_this() -> Result<Self> {
         let own = std::env::current_exe()?;
         let folder = own.parent().context("this program is in no folder")?.to_owned();

@@ -34,6 +34,8 @@ pub(crate) async fn start(workspace: &Workspace, step: Step, python: &Path) -> R
     if port != last {
         follow(&home.join("state"), last, port)?;
     }
+    // Before anything can fail: what was kept is that port's now.
+    fs::write(port_file(workspace), port.to_string())?;
     let endpoint = address(port);
     let log = workspace.log("engine");
     daemon.start(
@@ -45,7 +47,6 @@ pub(crate) async fn start(workspace: &Workspace, step: Step, python: &Path) -> R
             .envs(settings(&home, port)),
         &log,
     )?;
-    fs::write(port_file(workspace), port.to_string())?;
     step.note("waiting for it to answer");
     let answers = async || running(workspace).await.is_some();
     process::wait_until(Duration::from_secs(30), answers)
@@ -62,7 +63,7 @@ pub(crate) async fn start(workspace: &Workspace, step: Step, python: &Path) -> R
 }
 
 /// Takes what the engine kept along to another port: it knows queues by their whole URL, and event sources would go on asking for those
-/// to which nobody sends any more.
+/// to which nobody sends any more. Before its first start it has kept nothing, and there is no folder.
 fn follow(state: &Path, from: u16, to: u16) -> Result<()> {
     let (from, to) = (address(from), address(to));
     for file in state.read_dir().into_iter().flatten() {
